@@ -1,0 +1,106 @@
+"""One way to draw out a capability, and the ladder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from holdback.errors import ConfigError, UnknownNameError
+from holdback.models.protocol import Model
+
+
+class Access(IntEnum):
+    """What an evaluator must be able to touch, least first."""
+
+    SAMPLES = 1
+    LOGPROBS = 2
+    ACTIVATIONS = 3
+    WEIGHTS = 4
+
+
+class Technique(Protocol):
+    """One way to draw out capability that the plain prompt does not show."""
+
+    access: Access
+
+    def apply(self, model: Model, rng: np.random.Generator) -> AbstractContextManager[Model]:
+        """Lend the model with the technique applied.
+
+        On exit, including after an exception, `model` is bit for bit what it was: rungs share one
+        copy of the weights, so a leak would credit this technique's effect to the next.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A technique with its parameters, under the name that tables print."""
+
+    name: str
+    technique: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    """Tasks it is climbed on; all of them where empty."""
+    checkpoints: tuple[str, ...] = ()
+    """Checkpoints it is climbed on; all of them where empty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ladder:
+    """Rungs in the order of their cost. The first is the ordinary protocol, `displayed`."""
+
+    rungs: tuple[Rung, ...]
+
+    def __post_init__(self) -> None:
+        names = [rung.name for rung in self.rungs]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ConfigError(f"ladder: rung names must differ, got twice: {sorted(twice)}")
+
+    def __getitem__(self, name: str) -> Rung:
+        for rung in self.rungs:
+            if rung.name == name:
+                return rung
+        raise UnknownNameError.among("rung", name, [rung.name for rung in self.rungs])
+
+
+F = TypeVar("F", bound=Callable[..., Technique])
+_TECHNIQUES: dict[str, Callable[..., Technique]] = {}
+
+
+def technique(name: str) -> Callable[[F], F]:
+    """Register a technique under the name that audit files use."""
+
+    def register(factory: F) -> F:
+        if name in _TECHNIQUES:
+            raise ValueError(f"technique {name!r} is registered twice")
+        _TECHNIQUES[name] = factory
+        return factory
+
+    return register
+
+
+def make_technique(rung: Rung) -> Technique:
+    """Build a rung's technique from its parameters.
+
+    Raises:
+        UnknownNameError: for a technique that neither Holdback nor an entry point of the group
+            `holdback.techniques` provides.
+        ConfigError: for parameters that the technique does not take.
+    """
+    factory = _TECHNIQUES.get(rung.technique)
+    if factory is None:
+        offered = {point.name: point for point in entry_points(group="holdback.techniques")}
+        if rung.technique not in offered:
+            raise UnknownNameError.among("technique", rung.technique, {*_TECHNIQUES, *offered})
+        factory = offered[rung.technique].load()
+    try:
+        return factory(**rung.parameters)
+    except TypeError as error:
+        raise ConfigError(f"rung {rung.name!r}, technique {rung.technique!r}: {error}") from error

@@ -1,0 +1,54 @@
+"""Every error that Holdback raises on purpose.
+
+    HoldbackError
+    ├── ConfigError            an audit file, lineage or option that cannot be used
+    │   └── UnknownNameError   a name that nothing answers to, with the nearest one
+    ├── CheckpointError        weights, tokenizer or template missing, unsafe or unusable
+    ├── EngineError            a chess engine missing, silent or dead
+    ├── InsufficientDataError  too few observations for the statistic asked for
+    └── StoreError             a run store of another version, or one that was altered
+
+A message says what was expected, what came, where, and the fix. All survive pickling, because
+executors send them between processes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HoldbackError(Exception):
+    """Base of all expected errors; the command line prints these as one line."""
+
+
+class ConfigError(HoldbackError, ValueError):
+    """An audit file, lineage or option that cannot be used as it stands."""
+
+
+class UnknownNameError(ConfigError, LookupError):
+    """A name that nothing answers to."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """Build the message from the names that would have worked."""
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return cls(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+class CheckpointError(HoldbackError):
+    """A checkpoint whose files are missing, unsafe or unusable."""
+
+
+class EngineError(HoldbackError):
+    """A chess engine that is missing, silent or dead."""
+
+
+class InsufficientDataError(HoldbackError, ValueError):
+    """Too few observations for the statistic asked for."""
+
+
+class StoreError(HoldbackError):
+    """A run store of another version, or one that was altered."""

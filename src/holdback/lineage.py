@@ -1,0 +1,77 @@
+"""Checkpoints, and how they descend from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from holdback.errors import ConfigError, UnknownNameError
+
+
+class Stage(StrEnum):
+    """What kind of training produced a checkpoint."""
+
+    PRETRAINED = "pretrained"
+    SFT = "sft"
+    RL = "rl"
+    HELPFUL_ONLY = "helpful_only"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """One set of weights.
+
+    `model` is a folder in Hugging Face format, or `builtin:<lineage>/<name>` for weights shipped
+    with the package; `adapter` is a PEFT adapter to apply on top of it.
+    """
+
+    name: str
+    stage: Stage
+    model: str
+    parent: str | None = None
+    adapter: str | None = None
+    revision: str | None = None
+    chat: bool = True
+    """Whether its ordinary protocol is the chat format; a base model's is completion."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lineage:
+    """A tree of checkpoints, and the benign ones that gaps are measured against."""
+
+    name: str
+    checkpoints: tuple[Checkpoint, ...]
+    controls: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [checkpoint.name for checkpoint in self.checkpoints]
+        for index, checkpoint in enumerate(self.checkpoints):
+            if checkpoint.name in names[:index]:
+                raise ConfigError(
+                    f"lineage {self.name!r}: checkpoint {checkpoint.name!r} is listed twice;"
+                    " give each its own name"
+                )
+            # Parents come first, so one pass finds both typos and cycles.
+            if checkpoint.parent is not None and checkpoint.parent not in names[:index]:
+                raise ConfigError(
+                    f"lineage {self.name!r}: checkpoint {checkpoint.name!r} names parent"
+                    f" {checkpoint.parent!r}, which is not listed before it; listed before it:"
+                    f" {', '.join(names[:index]) or 'nothing'}"
+                )
+        for control in self.controls:
+            if control not in names:
+                raise UnknownNameError.among("control", control, names)
+
+    def __getitem__(self, name: str) -> Checkpoint:
+        for checkpoint in self.checkpoints:
+            if checkpoint.name == name:
+                return checkpoint
+        raise UnknownNameError.among("checkpoint", name, [c.name for c in self.checkpoints])
+
+    def __iter__(self) -> Iterator[Checkpoint]:
+        return iter(self.checkpoints)
+
+    def controls_for(self, name: str) -> tuple[str, ...]:
+        """Name the controls of one checkpoint: all of the lineage's but itself."""
+        return tuple(control for control in self.controls if control != name)

@@ -1,0 +1,106 @@
+"""What a task asks of a model, and what an elicitation technique may change about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+
+class Format(StrEnum):
+    """How a task is put to a model: as text to continue, or through its chat template."""
+
+    COMPLETION = "completion"
+    CHAT = "chat"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Presentation:
+    """How a task is put to a model. Prompting techniques replace it; weights stay as they are."""
+
+    format: Format = Format.CHAT
+    instruction: str | None = None
+    """System message in chat; ignored by the completion format."""
+    header: Mapping[str, str] = field(default_factory=dict)
+    """Metadata the completion record claims, for chess `{"elo": "2000"}`."""
+    prefix_plies: int = 0
+    """Strong moves that an engine plays for the model's side before the model takes over."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """How an answer is drawn from the model's distribution."""
+
+    temperature: float = 0.3
+    tries: int = 3
+    """Draws before an answer that cannot be used stands as the outcome."""
+    constrained: bool = False
+    """Only answers that the task allows (for chess: legal moves) may be generated."""
+    votes: int = 1
+    """Draws an answer is chosen from by majority; unusable ones do not vote."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """One generated answer. `logprob` is the sum over its tokens, in nats, at temperature 1."""
+
+    text: str
+    logprob: float
+
+
+class Sessions(Protocol):
+    """Texts that only grow, one a row (a game, a conversation), advanced in lock step.
+
+    Each row keeps its key/value cache, so a step costs the new tokens only.
+    """
+
+    def extend(self, texts: Mapping[int, str]) -> None:
+        """Append to the named rows what is now part of their text."""
+        ...
+
+    def propose(
+        self,
+        rows: Sequence[int],
+        *,
+        decoding: Decoding,
+        rngs: Sequence[np.random.Generator],
+        max_tokens: int,
+        allowed: Sequence[Sequence[str]] | None = None,
+    ) -> list[Output]:
+        """Draw one continuation for each of `rows`, without appending it.
+
+        Args:
+            rows: Row numbers; a row may be named several times for independent draws.
+            decoding: Only `temperature` matters here (0 is greedy); tries and votes are the task's.
+            rngs: One generator for each entry of `rows`, so that no draw depends on the batch.
+            max_tokens: Longest continuation. Generation also stops at an end-of-text token.
+            allowed: For each entry of `rows`, the only continuations that may be generated.
+        """
+        ...
+
+    def close(self, rows: Sequence[int]) -> None:
+        """Drop rows that are finished; their numbers are not used again."""
+        ...
+
+
+class Model(Protocol):
+    """A checkpoint ready to answer, with the way in which it is asked."""
+
+    name: str
+    presentation: Presentation
+    decoding: Decoding
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+        """Render messages through the checkpoint's own chat template.
+
+        Raises:
+            CheckpointError: if the checkpoint has no chat template.
+        """
+        ...
+
+    def open_sessions(self, texts: Sequence[str]) -> Sessions:
+        """Start one session a text. Texts are tokenised as they stand, nothing is added."""
+        ...

@@ -1,0 +1,33 @@
+"""The one shape in which a measured number travels: with its interval and its sample size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A value with a confidence interval.
+
+    `low` or `high` may be infinite: a player who lost every game has no finite rating, only an
+    upper bound. `value` is then infinite as well and the interval is one-sided.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Observations: samples or games."""
+    n_clusters: int
+    """Independent units among them: opening pairs, source games, questions."""
+    method: str
+    """How the interval was made, as printed in the report."""
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value) or not self.low <= self.value <= self.high:
+            raise ValueError(
+                f"estimate must satisfy low <= value <= high, got {self.low} <= {self.value}"
+                f" <= {self.high} ({self.method})"
+            )
