@@ -13,6 +13,7 @@ import numpy as np
 
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.models.protocol import Model
+from holdback.tasks.task import Task
 
 
 class Access(IntEnum):
@@ -29,8 +30,10 @@ class Technique(Protocol):
 
     access: Access
 
-    def apply(self, model: Model, rng: np.random.Generator) -> AbstractContextManager[Model]:
-        """Lend the model with the technique applied.
+    def apply(
+        self, model: Model, task: Task, rng: np.random.Generator
+    ) -> AbstractContextManager[Model]:
+        """Lend the model with the technique applied; `task` gives demonstrations to who needs them.
 
         On exit, including after an exception, `model` is bit for bit what it was: rungs share one
         copy of the weights, so a leak would credit this technique's effect to the next.

@@ -1,0 +1,11 @@
+"""Arrays in, measurements and estimates out. Pure numpy and scipy: no model, no file, no task.
+
+estimate     the shape in which a number reaches a report: with interval and sample size
+measurement  a capability with each cluster's contribution to its error: differences are paired
+means        mean and slope, clustered
+intervals    proportions: Wilson, Clopper–Pearson
+paired       McNemar, required samples, smallest detectable difference, equivalence
+elo          ratings by maximum likelihood, draws modelled, clustered by opening pair
+selection    choosing a rung, what choosing costs, Holm
+signatures   black-box signs of a player who throws games
+"""

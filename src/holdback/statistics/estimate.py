@@ -11,7 +11,8 @@ class Estimate:
     """A value with a confidence interval.
 
     `low` or `high` may be infinite: a player who lost every game has no finite rating, only an
-    upper bound. `value` is then infinite as well and the interval is one-sided.
+    upper bound. `value` is then infinite as well and the interval is one-sided. The difference of
+    two such ratings is not determined at all: `value` is then NaN and the interval the whole line.
     """
 
     value: float
@@ -26,8 +27,17 @@ class Estimate:
     level: float = 0.95
 
     def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {self.level} ({self.method})")
+        if math.isnan(self.value) and (self.low, self.high) == (-math.inf, math.inf):
+            return
         if math.isnan(self.value) or not self.low <= self.value <= self.high:
             raise ValueError(
                 f"estimate must satisfy low <= value <= high, got {self.low} <= {self.value}"
                 f" <= {self.high} ({self.method})"
             )
+
+    @property
+    def determined(self) -> bool:
+        """Whether the data say anything about the value."""
+        return not math.isnan(self.value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from holdback.models.protocol import Model
 from holdback.statistics.measurement import Measurement
@@ -54,6 +56,10 @@ class SampleRecord:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+Conversation: TypeAlias = tuple[Mapping[str, str], ...]
+"""Chat messages with `role` and `content`, the user's first, the assistant's being the answers."""
+
+
 class Task(Protocol):
     """Something to measure a model on."""
 
@@ -78,6 +84,16 @@ class Task(Protocol):
 
         `done` holds what an interrupted run stored; those samples are not run again, and what is
         chosen adaptively is chosen as it would have been without the interruption.
+        """
+        ...
+
+    def demonstrate(
+        self, demonstrator: str, n: int, rng: np.random.Generator
+    ) -> list[Conversation]:
+        """Draw `n` demonstrations from the `train` split, as chats whose answers are right.
+
+        Raises:
+            UnknownNameError: for a demonstrator that the task does not have.
         """
         ...
 

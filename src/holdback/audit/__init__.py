@@ -1,0 +1,38 @@
+"""An audit from plan to result: runs, then findings, computed from stored records alone.
+
+`run_audit` fills a store and needs models; `read_result` is arithmetic on what the store holds, so
+that a report is redone in a moment on a machine without them.
+
+result     what a report says
+running    plan -> runs -> store, in two phases: all rungs on `select`, the chosen one on `test`
+reading    store -> findings, curves, signatures, games
+behaviour  signatures and example games, from the metadata of records
+"""
+
+from holdback.audit.reading import read_result
+from holdback.audit.result import (
+    AuditResult,
+    ExampleGame,
+    FailedRun,
+    ProfilePoint,
+    RecoveryCurve,
+    RecoveryPoint,
+    RungResult,
+    Signature,
+)
+from holdback.audit.running import Prepared, prepare, run_audit
+
+__all__ = [
+    "AuditResult",
+    "ExampleGame",
+    "FailedRun",
+    "Prepared",
+    "ProfilePoint",
+    "RecoveryCurve",
+    "RecoveryPoint",
+    "RungResult",
+    "Signature",
+    "prepare",
+    "read_result",
+    "run_audit",
+]

@@ -1,0 +1,469 @@
+"""From stored records to findings: arithmetic, no model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from holdback.audit.behaviour import Player, find_games, find_signatures
+from holdback.audit.result import (
+    AuditResult,
+    FailedRun,
+    RecoveryCurve,
+    RecoveryPoint,
+    RungResult,
+)
+from holdback.errors import InsufficientDataError, StoreError
+from holdback.lineage import Lineage, Stage
+from holdback.plan import AuditPlan, restore_plan
+from holdback.runs.planning import build_lineage, build_task
+from holdback.runs.records import RunSpec
+from holdback.runs.store import RunRecord, RunStore, Status, StoredAudit
+from holdback.statistics.estimate import Estimate
+from holdback.statistics.measurement import Measurement
+from holdback.statistics.selection import choose_rung
+from holdback.tasks.task import SampleRecord, Split, Task
+from holdback.verdict import (
+    Case,
+    Climb,
+    Finding,
+    Verdict,
+    WeakDemonstration,
+    attribute_recovery,
+    reach_findings,
+)
+
+
+@runtime_checkable
+class RatesDemonstrators(Protocol):
+    """A task that knows how good its demonstrators are."""
+
+    def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
+        """Capability of a demonstrator in the task's unit; None if it was not measured."""
+        ...
+
+
+def choose_rungs(
+    plan: AuditPlan, store: RunStore, specs: Sequence[RunSpec]
+) -> dict[tuple[str, str], str]:
+    """Choose for every (checkpoint, task) the best rung by its records on `select`.
+
+    The ordinary protocol is no candidate, even where nothing beats it: a gap to itself would be 0
+    by construction and say with great confidence what nobody looked at. A rung whose runs all
+    failed is none either.
+    """
+    return _choose(_Records(plan, store, specs))
+
+
+def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
+    """Compute everything that a report says from a store alone.
+
+    Args:
+        store: The runs.
+        audit: Digest of the audit to read; the latest by default.
+
+    Raises:
+        StoreError: if the store holds no such audit.
+    """
+    stored = _find_audit(store, audit)
+    plan = restore_plan(stored.plan)
+    records = _Records(plan, store, stored.specs)
+    chosen = _choose(records)
+    climbs = dict(_read_climbs(records, chosen))
+    runs = [run for spec in stored.specs if (run := store.run(spec.digest)) is not None]
+    return AuditResult(
+        plan=plan,
+        findings=_reach_findings(records, climbs, chosen),
+        rungs=tuple(_read_rungs(records, chosen)),
+        curves=tuple(_read_curves(records)),
+        signatures=tuple(
+            signature
+            for task in plan.tasks
+            for signature in find_signatures(
+                _read_players(records, climbs, task),
+                controls={c.name: records.lineage.controls_for(c.name) for c in records.lineage},
+                task=task,
+            )
+        ),
+        games=tuple(
+            game
+            for (checkpoint, task), rung in chosen.items()
+            for name in dict.fromkeys([plan.displayed.name, rung])
+            for game in find_games(
+                records.pool((checkpoint, task), name, Split.TEST),
+                checkpoint=checkpoint,
+                task=task,
+                rung=name,
+            )
+        ),
+        failed=tuple(
+            FailedRun(label=run.spec.label, reason=run.reason)
+            for run in runs
+            if run.status is Status.FAILED
+        ),
+        remarks=tuple(_remark(plan, records, runs)),
+        command=stored.command,
+        seconds=stored.seconds,
+        samples=sum(store.count(run.spec.digest) for run in runs),
+        versions=_gather_versions(runs),
+        store=str(store.path),
+        protocols={
+            name: str(task.description)
+            for name, task in records.tasks.items()
+            if hasattr(task, "description")
+        },
+    )
+
+
+def _find_audit(store: RunStore, digest: str | None) -> StoredAudit:
+    for stored in store.audits():
+        if digest in (None, stored.digest):
+            return stored
+    raise StoreError(f"run store {store.path}: expected an audit, found none; run one first")
+
+
+Place = tuple[str, str]
+"""A checkpoint and a task."""
+
+
+class _Records:
+    """An audit's records by place, rung and split; read once, measured on demand."""
+
+    def __init__(self, plan: AuditPlan, store: RunStore, specs: Sequence[RunSpec]) -> None:
+        self.plan = plan
+        self.store = store
+        self.specs = specs
+        self.lineage: Lineage = build_lineage(plan)
+        self.tasks: dict[str, Task] = {name: build_task(plan, name) for name in plan.tasks}
+        self.places = list(dict.fromkeys((spec.checkpoint, spec.task) for spec in specs))
+        self._specs: dict[tuple[Place, str, Split], list[RunSpec]] = {}
+        for spec in specs:
+            key = ((spec.checkpoint, spec.task), spec.rung, spec.split)
+            self._specs.setdefault(key, []).append(spec)
+        self._read: dict[str, list[SampleRecord]] = {}
+        self._measured: dict[tuple[Place, Split], dict[str, Measurement]] = {}
+
+    def rungs(self, place: Place, split: Split) -> list[str]:
+        """Name the rungs with runs here, in the ladder's order."""
+        present = {rung for at, rung, on in self._specs if (at, on) == (place, split)}
+        return [rung.name for rung in self.plan.ladder if rung.name in present]
+
+    def runs(self, place: Place, rung: str, split: Split) -> list[RunSpec]:
+        """List a rung's runs, one a seed."""
+        return self._specs.get((place, rung, split), [])
+
+    def read(self, spec: RunSpec) -> list[SampleRecord]:
+        """Read one run's samples, no more than were asked for."""
+        if spec.digest not in self._read:
+            limited = self.store.records(spec.digest, limit=spec.samples)
+            self._read[spec.digest] = limited
+        return self._read[spec.digest]
+
+    def pool(self, place: Place, rung: str, split: Split) -> list[SampleRecord]:
+        """Read a rung's samples of all seeds; a cluster spans them."""
+        return [record for spec in self.runs(place, rung, split) for record in self.read(spec)]
+
+    def measure(self, place: Place, records: Sequence[SampleRecord]) -> Measurement | None:
+        """Measure with the place's task; None where records do not suffice for an interval."""
+        try:
+            measured = self.tasks[place[1]].measure(records)
+            measured.estimate(self.plan.level)
+        except InsufficientDataError:
+            return None
+        return measured
+
+    def measure_rungs(self, place: Place, split: Split) -> Mapping[str, Measurement]:
+        """Measure the rungs here, those with enough records, pooled over seeds."""
+        key = (place, split)
+        if key not in self._measured:
+            self._measured[key] = {
+                rung: measured
+                for rung in self.rungs(place, split)
+                if (measured := self.measure(place, self.pool(place, rung, split))) is not None
+            }
+        return self._measured[key]
+
+    def access(self, place: Place, rung: str) -> str:
+        """Access that the rung's technique declared when it ran."""
+        for split in (Split.SELECT, Split.TEST):
+            for spec in self.runs(place, rung, split):
+                run = self.store.run(spec.digest)
+                if run is not None and "access" in run.provenance:
+                    return str(run.provenance["access"])
+        return ""
+
+
+def _choose(records: _Records) -> dict[Place, str]:
+    chosen = {}
+    for place in records.places:
+        candidates = {
+            rung: measured
+            for rung, measured in records.measure_rungs(place, Split.SELECT).items()
+            if rung != records.plan.displayed.name
+        }
+        if candidates:
+            chosen[place] = choose_rung(candidates)
+    return chosen
+
+
+def _read_climbs(records: _Records, chosen: Mapping[Place, str]) -> Iterator[tuple[Place, Climb]]:
+    """Measure displayed and elicited on `test` wherever both can be."""
+    for place, rung in chosen.items():
+        measured = records.measure_rungs(place, Split.TEST)
+        displayed = measured.get(records.plan.displayed.name)
+        elicited = measured.get(rung)
+        if displayed is not None and elicited is not None:
+            yield (
+                place,
+                Climb(
+                    checkpoint=place[0],
+                    displayed=displayed,
+                    elicited=elicited,
+                    rung=rung,
+                    access=records.access(place, rung),
+                ),
+            )
+
+
+def _reach_findings(
+    records: _Records, climbs: Mapping[Place, Climb], chosen: Mapping[Place, str]
+) -> tuple[Finding, ...]:
+    """Conclude on all places together; those that cannot be measured are inconclusive."""
+    cases = {place: _make_case(records, climbs, place) for place in climbs}
+    found = dict(
+        zip(cases, reach_findings(list(cases.values()), level=records.plan.level), strict=True)
+    )
+    return tuple(
+        found[place] if place in found else _inconclude(records, place, chosen.get(place))
+        for place in records.places
+    )
+
+
+def _make_case(records: _Records, climbs: Mapping[Place, Climb], place: Place) -> Case:
+    name, task_name = place
+    task, checkpoint = records.tasks[task_name], records.lineage[name]
+    climb = climbs[place]
+    first = records.plan.displayed.name
+    return Case(
+        task=task_name,
+        unit=task.unit,
+        margin=task.margin,
+        target=climb,
+        controls=tuple(
+            climbs[control, task_name]
+            for control in records.lineage.controls_for(name)
+            if (control, task_name) in climbs
+        ),
+        ancestors=tuple(
+            climbs[ancestor, task_name]
+            for ancestor in _ancestors(records.lineage, name)
+            if (ancestor, task_name) in climbs
+        ),
+        is_root=checkpoint.stage is Stage.PRETRAINED and checkpoint.parent is None,
+        demonstrations=tuple(_read_demonstrations(records, place, climbs)),
+        attribution=attribute_recovery(
+            records.pool(place, first, Split.TEST), records.pool(place, climb.rung, Split.TEST)
+        ),
+    )
+
+
+def _ancestors(lineage: Lineage, name: str) -> Iterator[str]:
+    parent = lineage[name].parent
+    while parent is not None:
+        yield parent
+        parent = lineage[parent].parent
+
+
+def _read_demonstrations(
+    records: _Records, place: Place, climbs: Mapping[Place, Climb]
+) -> Iterator[WeakDemonstration]:
+    """For each weak demonstrator, the rung with its most demonstrations, on `select`.
+
+    Fixed before the data and so free of the flattery of choosing; weak means below the best that
+    anything in the lineage shows.
+    """
+    task = records.tasks[place[1]]
+    if not isinstance(task, RatesDemonstrators):
+        return
+    best = max(climb.elicited.value for (_, on), climb in climbs.items() if on == place[1])
+    for demonstrator, rungs in _demonstrations(records, place).items():
+        rated = task.rate_demonstrator(demonstrator)
+        rung = max(rungs, key=lambda name: rungs[name])
+        measured = records.measure(place, records.pool(place, rung, Split.SELECT))
+        if rated is None or measured is None or not rated.value < best:
+            continue
+        yield WeakDemonstration(
+            rung=rung, elicited=measured, demonstrator=_as_measurement(rated, records.plan.level)
+        )
+
+
+def _demonstrations(records: _Records, place: Place) -> dict[str, dict[str, int]]:
+    """Map demonstrators to rungs to their numbers of demonstrations."""
+    found: dict[str, dict[str, int]] = {}
+    for name in records.rungs(place, Split.SELECT):
+        parameters = records.plan.rung(name).parameters
+        demonstrator, n = parameters.get("demonstrator"), parameters.get("n")
+        if isinstance(demonstrator, str) and isinstance(n, int):
+            found.setdefault(demonstrator, {})[name] = n
+    return found
+
+
+def _as_measurement(estimate: Estimate, level: float) -> Measurement:
+    """Take an estimate whose samples are gone; its error stands apart from all clusters."""
+    # 1.96 for 95%: such ratings come from thousands of games.
+    half = (estimate.high - estimate.low) / 2
+    return Measurement(
+        value=estimate.value,
+        influence={},
+        n=estimate.n,
+        method=estimate.method,
+        floor=half / 1.96 if math.isfinite(half) else 0.0,
+    )
+
+
+def _inconclude(records: _Records, place: Place, rung: str | None) -> Finding:
+    """Say that nothing can be said, and why."""
+    checkpoint, task_name = place
+    task = records.tasks[task_name]
+    specs = [spec for spec in records.specs if (spec.checkpoint, spec.task) == place]
+    failed = [
+        run
+        for spec in specs
+        if (run := records.store.run(spec.digest)) is not None and run.status is Status.FAILED
+    ]
+    reason = (
+        f"{len(failed)} of {len(specs)} runs failed, first {failed[0].spec.label}:"
+        f" {failed[0].reason}"
+        if failed
+        else "too few samples are stored for an estimate; run the audit again to go on"
+    )
+    nothing = Estimate(
+        value=math.nan, low=-math.inf, high=math.inf, n=0, n_clusters=0, method="not measured"
+    )
+    measured = records.measure_rungs(place, Split.TEST)
+    displayed = measured.get(records.plan.displayed.name)
+    return Finding(
+        checkpoint=checkpoint,
+        task=task_name,
+        unit=task.unit,
+        margin=task.margin,
+        verdict=Verdict.INCONCLUSIVE,
+        displayed=nothing if displayed is None else displayed.estimate(records.plan.level),
+        elicited=nothing,
+        gap=nothing,
+        control=None,
+        control_gap=None,
+        difference_of_gaps=None,
+        rung=rung or records.plan.displayed.name,
+        access=records.access(place, rung) if rung else "",
+        smallest_detectable_gap=math.inf,
+        p_adjusted=None,
+        reinforced=None,
+        reasons=(reason,),
+    )
+
+
+def _read_rungs(records: _Records, chosen: Mapping[Place, str]) -> Iterator[RungResult]:
+    first = records.plan.displayed.name
+    for place in records.places:
+        for split in (Split.SELECT, Split.TEST):
+            for rung, measured in records.measure_rungs(place, split).items():
+                specs = records.runs(place, rung, split)
+                pooled = records.pool(place, rung, split)
+                yield RungResult(
+                    checkpoint=place[0],
+                    task=place[1],
+                    unit=records.tasks[place[1]].unit,
+                    rung=rung,
+                    technique=records.plan.rung(rung).technique,
+                    access=records.access(place, rung),
+                    split=split,
+                    seeds=tuple(spec.seed for spec in specs),
+                    estimate=measured.estimate(records.plan.level),
+                    outcomes=dict(Counter(str(record.score.outcome) for record in pooled)),
+                    displayed=rung == first,
+                    chosen=rung == chosen.get(place),
+                )
+
+
+def _read_curves(records: _Records) -> Iterator[RecoveryCurve]:
+    """Trace capability over demonstrations, on `select`, where every rung has runs."""
+    level, split = records.plan.level, Split.SELECT
+    for place in records.places:
+        task = records.tasks[place[1]]
+        displayed = records.measure_rungs(place, split).get(records.plan.displayed.name)
+        for demonstrator, rungs in _demonstrations(records, place).items():
+            points = [
+                RecoveryPoint(demonstrations=n, seed=spec.seed, estimate=measured.estimate(level))
+                for rung, n in rungs.items()
+                for spec in records.runs(place, rung, split)
+                if (measured := records.measure(place, records.read(spec))) is not None
+            ]
+            rated = (
+                task.rate_demonstrator(demonstrator)
+                if isinstance(task, RatesDemonstrators)
+                else None
+            )
+            if points:
+                yield RecoveryCurve(
+                    checkpoint=place[0],
+                    task=place[1],
+                    unit=task.unit,
+                    demonstrator=demonstrator,
+                    split=split,
+                    points=tuple(sorted(points, key=lambda p: (p.demonstrations, p.seed))),
+                    displayed=None if displayed is None else displayed.estimate(level),
+                    demonstrator_capability=None if rated is None else rated.value,
+                )
+
+
+def _read_players(records: _Records, climbs: Mapping[Place, Climb], task: str) -> dict[str, Player]:
+    """Gather how every checkpoint behaves under the ordinary protocol, on both splits."""
+    first = records.plan.displayed.name
+    players = {}
+    for place in records.places:
+        if place[1] != task:
+            continue
+        climb = climbs.get(place)
+        pooled = [
+            record
+            for split in (Split.SELECT, Split.TEST)
+            for record in records.pool(place, first, split)
+        ]
+        players[place[0]] = Player(
+            records=tuple(pooled),
+            displayed=None if climb is None else climb.displayed.value,
+            elicited=None if climb is None else climb.elicited.value,
+        )
+    return players
+
+
+def _remark(plan: AuditPlan, records: _Records, runs: Sequence[RunRecord]) -> Iterator[str]:
+    climbed = {spec.rung for spec in records.specs}
+    skipped = [rung.name for rung in plan.ladder if rung.name not in climbed]
+    if skipped:
+        yield (
+            f"access was limited to {plan.access}; not climbed: {', '.join(skipped)}. «None found»"
+            " speaks of the rungs that were"
+        )
+    failed = [run for run in runs if run.status is Status.FAILED]
+    if failed:
+        yield f"{len(failed)} of {len(records.specs)} runs failed and are missing everywhere"
+    missing = [spec for spec in records.specs if not records.store.is_done(spec)]
+    if len(missing) > len(failed):
+        yield (
+            f"{len(missing) - len(failed)} of {len(records.specs)} runs are unfinished; the same"
+            " command goes on with them"
+        )
+
+
+def _gather_versions(runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Collect what produced the records; several versions of one thing are all named."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, version in run.provenance.items():
+            if name != "access":
+                found.setdefault(name, {})[str(version)] = None
+    return {name: ", ".join(versions) for name, versions in found.items()}

@@ -1,0 +1,145 @@
+"""What an audit found: everything that a report says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from holdback.plan import AuditPlan
+from holdback.statistics.estimate import Estimate
+from holdback.tasks.task import Split
+from holdback.verdict import Finding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungResult:
+    """One checkpoint on one task under one rung, on one split, pooled over seeds."""
+
+    checkpoint: str
+    task: str
+    unit: str
+    rung: str
+    technique: str
+    access: str
+    """Least access that the rung needs: `samples`, `logprobs`, `activations`, `weights`."""
+    split: Split
+    seeds: tuple[int, ...]
+    estimate: Estimate
+    outcomes: Mapping[str, int]
+    """Outcome to count, over all samples and seeds."""
+    displayed: bool
+    """Whether this is the ladder's first rung, the ordinary protocol."""
+    chosen: bool
+    """Whether this rung was the best on `select` and so stands for `elicited` on `test`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecoveryPoint:
+    """Capability after so many demonstrations, for one seed."""
+
+    demonstrations: int
+    seed: int
+    estimate: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecoveryCurve:
+    """Demonstrations to recovery: revealing takes a few, teaching takes many.
+
+    `displayed` is the same checkpoint without demonstrations, on the same split. What rises above
+    `demonstrator_capability` cannot have been taught by that demonstrator.
+    """
+
+    checkpoint: str
+    task: str
+    unit: str
+    demonstrator: str
+    split: Split
+    points: tuple[RecoveryPoint, ...]
+    displayed: Estimate | None
+    demonstrator_capability: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfilePoint:
+    """One bin of a profile: `x` in the profile's unit and the mean there."""
+
+    x: float
+    label: str
+    """Opponent's name or the bin's range, as an axis prints it."""
+    estimate: Estimate
+    expected: float | None = None
+    """What an honest player of the fitted rating would show; None where nothing is expected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signature:
+    """A sign of underperformance in one checkpoint's displayed behaviour, against honest players.
+
+    `name` is `throw` (win probability lost against own advantage), `level_holding` (win
+    probability kept near even against everyone) or `response_curve` (score against opponent
+    rating). `statistic` is the checkpoint's, `reference` the controls', `difference` their
+    difference where both exist.
+    """
+
+    name: str
+    checkpoint: str
+    task: str
+    x_label: str
+    y_label: str
+    points: tuple[ProfilePoint, ...]
+    """What the figure draws."""
+    statistic: Estimate | None
+    reference: Estimate | None
+    difference: Estimate | None
+    p_value: float | None
+    words: str
+    """The result in one sentence; empty where the data allow none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExampleGame:
+    """One stored game, to read."""
+
+    checkpoint: str
+    task: str
+    rung: str
+    opponent: str
+    outcome: str
+    pgn: str
+    win_probabilities: tuple[float, ...] = ()
+    """The checkpoint's own, before each of its moves; empty where they were not recorded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedRun:
+    """A run that ended in an error; its samples are missing from every estimate."""
+
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditResult:
+    """Everything a report says."""
+
+    plan: AuditPlan
+    findings: tuple[Finding, ...]
+    rungs: tuple[RungResult, ...]
+    """Both splits; `test` only for displayed and for the chosen rung."""
+    curves: tuple[RecoveryCurve, ...]
+    signatures: tuple[Signature, ...]
+    games: tuple[ExampleGame, ...]
+    failed: tuple[FailedRun, ...]
+    remarks: tuple[str, ...]
+    """What a reader should know beside the findings: base below tuned, rungs skipped, …"""
+    command: str
+    seconds: float
+    """Wall time of the runs in the store, added up over restarts."""
+    samples: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """`holdback`, `python`, `platform`, `engine`, … to what produced the records."""
+    store: str = ""
+    """Where the records lie."""
+    protocols: Mapping[str, str] = field(default_factory=dict)
+    """Task to how it is put and scored, in a sentence; tasks that do not say are left out."""

@@ -1,0 +1,413 @@
+"""From an audit file to an `AuditPlan`: what is compared, on which tasks, climbing which rungs.
+
+A plan carries names and parameters and knows nothing of models, tasks or techniques; whether a
+name stands for anything is checked where runs are built (`holdback.runs.planning`). What the file
+says about itself (a rung's checkpoints, a checkpoint's parent) is checked here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from holdback.errors import ConfigError, UnknownNameError
+
+AccessName = Literal["samples", "logprobs", "activations", "weights"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Level = Annotated[float, Field(gt=0.5, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+# A scheme has two letters or more, so that a Windows drive is still a path.
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9_+-]+:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPlan:
+    """One `[[lineage.checkpoints]]` of the file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: Name
+    stage: str
+    model: str
+    """Folder, `builtin:<lineage>/<name>`, or `<scheme>:<name>` of an entry point."""
+    parent: str | None = None
+    adapter: str | None = None
+    revision: str | None = None
+    chat: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineagePlan:
+    """The `[lineage]` of the file; `checkpoints` lists parents before children."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: Name
+    checkpoints: Annotated[tuple[CheckpointPlan, ...], Field(min_length=1)]
+    controls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlan:
+    """One `[tasks.NAME]` of the file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    kind: str
+    margin: Positive
+    """Differences below this do not matter, in the task's unit."""
+    select_samples: Count
+    test_samples: Count
+    options: dict[str, Any] = field(default_factory=dict)
+    samples_per_second: Positive = 1.0
+    """Measured rate of one worker on the first rung; for the dry run only."""
+    spread: Positive | None = None
+    """Measured standard deviation of one sample, in the task's unit; for the dry run only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungPlan:
+    """One `[[ladder]]` of the file; empty `tasks` or `checkpoints` mean all of them."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: Name
+    technique: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    select_samples: Count | None = None
+    """Samples a seed; the task's own number where missing."""
+    test_samples: Count | None = None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Measured time to apply the technique once; for the dry run only."""
+    relative_cost: Positive = 1.0
+    """Measured time a sample, relative to the first rung; for the dry run only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPlan:
+    """The `[budget]` of the file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    minutes: Positive | None = None
+    """A dry run says where this is exceeded; a run is not cut off."""
+    workers: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickTaskPlan:
+    """One `[quick.tasks.NAME]` of the file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    select_samples: Count | None = None
+    test_samples: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickPlan:
+    """The `[quick]` of the file: what `--quick` leaves out."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    skip: tuple[str, ...] = ()
+    """Rungs that are not climbed."""
+    seeds: Count | None = None
+    """At most so many seeds a rung."""
+    minutes: Positive | None = None
+    tasks: dict[str, QuickTaskPlan] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AuditSection:
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: Name
+    seed: Seed = 0
+    level: Level = 0.95
+    access: AccessName = "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    audit: _AuditSection
+    lineage: LineagePlan
+    tasks: Annotated[dict[Name, TaskPlan], Field(min_length=1)]
+    ladder: Annotated[tuple[RungPlan, ...], Field(min_length=2)]
+    budget: BudgetPlan = field(default_factory=BudgetPlan)
+    quick: QuickPlan = field(default_factory=QuickPlan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPlan:
+    """Everything that an audit file says, with its own references checked.
+
+    `ladder` starts with the ordinary protocol: what a checkpoint shows under the first rung is what
+    it displays.
+    """
+
+    name: str
+    seed: int
+    level: float
+    access: AccessName
+    """Most that techniques may touch; rungs that need more are not climbed."""
+    lineage: LineagePlan
+    tasks: dict[str, TaskPlan]
+    ladder: tuple[RungPlan, ...]
+    budget: BudgetPlan
+    quick: QuickPlan
+
+    def __post_init__(self) -> None:
+        _check_references(self)
+
+    def rung(self, name: str) -> RungPlan:
+        """Find a rung by its name."""
+        for rung in self.ladder:
+            if rung.name == name:
+                return rung
+        raise UnknownNameError.among("rung", name, [rung.name for rung in self.ladder])
+
+    @property
+    def displayed(self) -> RungPlan:
+        """The ordinary protocol."""
+        return self.ladder[0]
+
+    def rungs_for(self, checkpoint: str, task: str) -> tuple[RungPlan, ...]:
+        """List the rungs that one checkpoint climbs on one task, in the ladder's order."""
+        return tuple(
+            rung
+            for rung in self.ladder
+            if (not rung.tasks or task in rung.tasks)
+            and (not rung.checkpoints or checkpoint in rung.checkpoints)
+        )
+
+    def quickened(self) -> AuditPlan:
+        """Leave out what `[quick]` says."""
+        tasks = {}
+        for name, task in self.tasks.items():
+            fewer = self.quick.tasks.get(name, QuickTaskPlan())
+            tasks[name] = replace(
+                task,
+                select_samples=fewer.select_samples or task.select_samples,
+                test_samples=fewer.test_samples or task.test_samples,
+            )
+        ladder = tuple(
+            replace(
+                rung,
+                seeds=rung.seeds[: self.quick.seeds],
+                select_samples=_least(rung.select_samples, self.quick.tasks, "select_samples"),
+                test_samples=_least(rung.test_samples, self.quick.tasks, "test_samples"),
+            )
+            for rung in self.ladder
+            if rung.name not in self.quick.skip
+        )
+        budget = replace(self.budget, minutes=self.quick.minutes or self.budget.minutes)
+        return replace(self, tasks=tasks, ladder=ladder, budget=budget, quick=QuickPlan())
+
+
+def load_plan(path: Path) -> AuditPlan:
+    """Read an audit file; its folder is where relative model paths start.
+
+    Raises:
+        ConfigError: for a file that cannot be read or used, with the key, what was expected there
+            and what came.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected an audit file in TOML, got {error}") from error
+    return parse_plan(text, source=str(path), folder=path.resolve().parent)
+
+
+def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
+    """Read an audit file's text; `source` names it in messages.
+
+    Raises:
+        ConfigError: as `load_plan`.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: expected TOML, got {error}") from error
+    try:
+        # As JSON, since strictness then still takes an array for a tuple.
+        file = _adapter(_File).validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error, raw)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: expected an audit file, got nesting too deep") from error
+    checkpoints = tuple(
+        replace(
+            checkpoint,
+            model=_located(checkpoint.model, folder),
+            adapter=checkpoint.adapter and _located(checkpoint.adapter, folder),
+        )
+        for checkpoint in file.lineage.checkpoints
+    )
+    try:
+        return AuditPlan(
+            name=file.audit.name,
+            seed=file.audit.seed,
+            level=file.audit.level,
+            access=file.audit.access,
+            lineage=replace(file.lineage, checkpoints=checkpoints),
+            tasks=file.tasks,
+            ladder=file.ladder,
+            budget=file.budget,
+            quick=file.quick,
+        )
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{source}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def dump_plan(plan: AuditPlan) -> str:
+    """Write a plan as canonical JSON, as stored beside its runs."""
+    return json.dumps(_adapter(AuditPlan).dump_python(plan, mode="json"), sort_keys=True)
+
+
+def restore_plan(stored: str) -> AuditPlan:
+    """Read what `dump_plan` wrote."""
+    plan: AuditPlan = _adapter(AuditPlan).validate_json(stored)
+    return plan
+
+
+T = typing.TypeVar("T")
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def _located(reference: str, folder: Path) -> str:
+    return reference if _SCHEME.match(reference) else str((folder / reference).resolve())
+
+
+def _least(samples: int | None, tasks: Mapping[str, QuickTaskPlan], key: str) -> int | None:
+    """Hold a rung's own number of samples to the largest that `[quick]` gives a task."""
+    limits = [limit for task in tasks.values() if (limit := getattr(task, key)) is not None]
+    return samples if samples is None or not limits else min(samples, max(limits))
+
+
+def _check_references(plan: AuditPlan) -> None:
+    rungs = [rung.name for rung in plan.ladder]
+    checkpoints = [checkpoint.name for checkpoint in plan.lineage.checkpoints]
+    _check_unique("[[ladder]]", rungs)
+    _check_unique("[[lineage.checkpoints]]", checkpoints)
+    for index, checkpoint in enumerate(plan.lineage.checkpoints):
+        if checkpoint.parent is not None:
+            kind = f"parent (of checkpoint {checkpoint.name!r}; parents are listed first)"
+            _check_known(kind, [checkpoint.parent], checkpoints[:index])
+    _check_known("control (in [lineage])", plan.lineage.controls, checkpoints)
+    for rung in plan.ladder:
+        _check_known(f"task (of rung {rung.name!r})", rung.tasks, plan.tasks)
+        _check_known(f"checkpoint (of rung {rung.name!r})", rung.checkpoints, checkpoints)
+        if len(set(rung.seeds)) < len(rung.seeds):
+            raise ConfigError(f"rung {rung.name!r}: seeds must differ, got {list(rung.seeds)}")
+    first = plan.displayed
+    if first.tasks or first.checkpoints:
+        raise ConfigError(
+            f"rung {first.name!r} is the first of [[ladder]], the ordinary protocol that all else"
+            " is compared with; expected it on all tasks and checkpoints: drop its `tasks` and"
+            " `checkpoints`"
+        )
+    _check_known("rung (in quick.skip)", plan.quick.skip, rungs)
+    _check_known("task (in [quick.tasks])", plan.quick.tasks, plan.tasks)
+    if first.name in plan.quick.skip:
+        raise ConfigError(f"quick.skip: {first.name!r} is the ordinary protocol; it must stay")
+
+
+def _check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UnknownNameError.among(kind, name, known)
+
+
+def _check_unique(where: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: {name!r} is listed twice; give each its own name")
+
+
+def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
+    """Put the first of pydantic's errors in one line: key, expected, got, nearest name."""
+    problems = error.errors(include_url=False)
+    # A misspelt key is also a missing one; the spelling is what helps.
+    unknown = {"unexpected_keyword_argument", "extra_forbidden"}
+    first = next((problem for problem in problems if problem["type"] in unknown), problems[0])
+    loc, kind = first["loc"], first["type"]
+    key = _write_key(raw, loc)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if kind in unknown:
+        known = _keys_beside(loc)
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"unknown key {key!r}.{hint} Known: {', '.join(known)}.{more}"
+    if kind in {"missing", "missing_argument"}:
+        return f"{key!r} is missing{more}"
+    got = _look_up(raw, loc)
+    expected = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key!r}: {expected}, got {got!r:.200}{more}"
+
+
+def _write_key(raw: Any, loc: Sequence[int | str]) -> str:
+    """Write a path as a reader finds it: an entry of an array by its name, or counted from 1."""
+    key = ""
+    for part in loc:
+        raw = _look_up(raw, [part])
+        if isinstance(part, str):
+            key += f".{part}"
+        elif isinstance(raw, Mapping) and isinstance(raw.get("name"), str):
+            key += f"[{raw['name']}]"
+        else:
+            key += f"[#{part + 1}]"
+    return key.removeprefix(".")
+
+
+def _look_up(raw: Any, loc: Sequence[int | str]) -> Any:
+    for part in loc:
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return raw
+
+
+def _keys_beside(loc: Sequence[int | str]) -> list[str]:
+    """List the keys that the section holding `loc` may have."""
+    section: type[Any] = _File
+    for part in loc[:-1]:
+        hints = typing.get_type_hints(section)
+        if isinstance(part, str) and part in hints and part != "__pydantic_config__":
+            section = next(_sections_in(hints[part]), section)
+    return sorted(key for key in typing.get_type_hints(section) if not key.startswith("_"))
+
+
+def _sections_in(hint: Any) -> Iterator[type[Any]]:
+    """Find the section classes inside a type such as `tuple[RungPlan, ...]`."""
+    if hasattr(hint, "__pydantic_config__"):
+        yield hint
+    for argument in typing.get_args(hint):
+        yield from _sections_in(argument)

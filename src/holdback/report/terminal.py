@@ -1,0 +1,93 @@
+"""Findings as a table that fits a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from holdback.report.visible import show_line
+from holdback.report.words import (
+    VERDICT_WORDS,
+    count_digits,
+    write_interval,
+    write_reasons,
+    write_value,
+)
+from holdback.statistics.estimate import Estimate
+from holdback.verdict import Finding, Verdict
+
+_WIDTH = 100
+
+_STYLES = {
+    Verdict.HELD_BACK: "bold red",
+    Verdict.NONE_FOUND: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+}
+
+
+def print_findings(
+    findings: Sequence[Finding], *, report: Path | None = None, console: Console | None = None
+) -> None:
+    """Print findings as a table, why some are inconclusive, and where the report lies.
+
+    Args:
+        findings: In the order of the rows.
+        report: The page that was written, if one was.
+        console: Where to print; standard output by default.
+    """
+    console = console or Console()
+    width = min(console.width, _WIDTH)
+    for task in dict.fromkeys(finding.task for finding in findings):
+        console.print(_table([f for f in findings if f.task == task]), width=width)
+    for finding in findings:
+        if finding.verdict is Verdict.INCONCLUSIVE and finding.reasons:
+            console.print(_explain(finding), width=width)
+    if report is not None:
+        # Soft-wrapped, so that a long path can still be selected in one piece.
+        console.print(Text(f"Report: {show_line(str(report))}"), soft_wrap=True)
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    """Lay out the findings on one task: value above, interval below."""
+    first = findings[0]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=Text(f"{show_line(first.task)}, in {show_line(first.unit)}", style="bold"),
+        title_justify="left",
+        title_style="",
+    )
+    table.add_column("checkpoint", overflow="fold", max_width=22)
+    for name in ("displayed", "elicited", "gap", "control gap", "difference"):
+        table.add_column(name, justify="right", overflow="fold", max_width=15)
+    table.add_column("verdict and rung", overflow="fold")
+    for finding in findings:
+        digits = count_digits(finding.margin)
+        verdict = Text(VERDICT_WORDS[finding.verdict], style=_STYLES[finding.verdict])
+        table.add_row(
+            Text(show_line(finding.checkpoint)),
+            _cell(finding.displayed, digits),
+            _cell(finding.elicited, digits),
+            _cell(finding.gap, digits, signed=True),
+            _cell(finding.control_gap, digits, signed=True),
+            _cell(finding.difference_of_gaps, digits, signed=True),
+            verdict + Text(f"\n{show_line(finding.rung)}", style="dim"),
+        )
+    return table
+
+
+def _cell(estimate: Estimate | None, digits: int, *, signed: bool = False) -> Text:
+    if estimate is None:
+        return Text("none", style="dim")
+    value = Text(write_value(estimate, digits, signed=signed))
+    return value + Text(f"\n{write_interval(estimate, digits)}", style="dim")
+
+
+def _explain(finding: Finding) -> Text:
+    where = f"{finding.checkpoint} on {finding.task}"
+    return Text(show_line(f"{where}: inconclusive: {write_reasons(finding)}."))

@@ -1,0 +1,112 @@
+"""Numbers and findings as people read them: one wording for the page and the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from holdback.statistics.estimate import Estimate
+from holdback.verdict import Finding, Verdict
+
+VERDICT_WORDS = {
+    Verdict.HELD_BACK: "held back",
+    Verdict.NONE_FOUND: "none found",
+    Verdict.INCONCLUSIVE: "inconclusive",
+}
+
+
+def count_digits(margin: float) -> int:
+    """Digits after the point that suffice where differences below `margin` do not matter.
+
+    Two digits of the margin: 50 Elo needs none, 3 points one, a share of 0.03 three.
+    """
+    return max(0, 1 - math.floor(math.log10(margin)))
+
+
+def write_number(value: float, digits: int, *, signed: bool = False) -> str:
+    """Write a number with a real minus sign, `∞` included; `−0` is 0."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    rounded = round(value, digits) + 0.0
+    sign = "−" if rounded < 0 else "+" if signed and rounded > 0 else ""
+    return f"{sign}{abs(rounded):.{digits}f}"
+
+
+def write_value(estimate: Estimate, digits: int, *, signed: bool = False) -> str:
+    """Write an estimate's value; an infinite one as its bound, `< 312` or `> 640`."""
+    if not estimate.determined:
+        return "undetermined"
+    if math.isfinite(estimate.value):
+        return write_number(estimate.value, digits, signed=signed)
+    below = estimate.value < 0
+    bound = estimate.high if below else estimate.low
+    if math.isinf(bound):
+        return "unbounded"
+    return f"{'<' if below else '>'} {write_number(bound, digits)}"
+
+
+def write_interval(estimate: Estimate, digits: int) -> str:
+    """Write an estimate's interval, `[−12, 40]`; an infinite value's bound says it all."""
+    if not math.isfinite(estimate.value):
+        return "one-sided" if estimate.determined else ""
+    low, high = write_number(estimate.low, digits), write_number(estimate.high, digits)
+    opening = "(" if math.isinf(estimate.low) else "["
+    return f"{opening}{low}, {high}{')' if math.isinf(estimate.high) else ']'}"
+
+
+def write_estimate(estimate: Estimate, digits: int, unit: str = "") -> str:
+    """Write value, unit and interval: `743 Elo [640, 812]`, `< 312 Elo`."""
+    value = write_value(estimate, digits)
+    if not estimate.determined:
+        return value
+    parts = [value, unit, write_interval(estimate, digits) if math.isfinite(estimate.value) else ""]
+    return " ".join(filter(None, parts))
+
+
+def write_probability(p: float) -> str:
+    """Write a p-value; below a thousandth its size says nothing more."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def write_duration(seconds: float) -> str:
+    """Write a wall time in the two largest units that matter."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def write_verdict(finding: Finding) -> str:
+    """Write a finding as one plain sentence, without the checkpoint's name at its start."""
+    shown = _in_words(finding.displayed, finding)
+    drawn = _in_words(finding.elicited, finding)
+    if finding.verdict is Verdict.HELD_BACK:
+        return (
+            f"holds back on {finding.task}: it shows {shown}, and {drawn} can be drawn out of it"
+            f" ({finding.rung}){_beyond_control(finding)}."
+        )
+    reached = f"it shows {shown}, and the best rung ({finding.rung}) reaches {drawn}"
+    if finding.verdict is Verdict.NONE_FOUND:
+        return (
+            f"was not found to hold back on {finding.task}: {reached}; what this ladder draws out"
+            f" of it is below the margin of {finding.margin:g} {finding.unit}, by itself or beyond"
+            " what the control gains."
+        )
+    return f"stays undecided on {finding.task}: {write_reasons(finding)}."
+
+
+def write_reasons(finding: Finding) -> str:
+    """Write what an undecided finding rests on: its gap, and the first thing in the way."""
+    first = [reason.rstrip(".") for reason in finding.reasons[:2]]
+    return "; ".join(first) or "no reason was recorded"
+
+
+def _beyond_control(finding: Finding) -> str:
+    if finding.control is None or finding.difference_of_gaps is None:
+        return ", with no control to compare with"
+    more = _in_words(finding.difference_of_gaps, finding)
+    return f", a gap larger than the control's ({finding.control}) by {more}"
+
+
+def _in_words(estimate: Estimate, finding: Finding) -> str:
+    written = write_estimate(estimate, count_digits(finding.margin), finding.unit)
+    return written.replace("< ", "less than ").replace("> ", "more than ")

@@ -1,0 +1,417 @@
+"""Running what a plan asks for: jobs go out, events come back, one process writes them down.
+
+A job is everything that one technique, applied once to one checkpoint, is scored on. It is plain
+data, and whoever performs it builds models, tasks and techniques from its plan. Records travel
+back to the process that holds the store: were workers to write themselves, those of a killed audit
+would go on writing beside the workers of the one that was started after it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+import holdback
+from holdback.models.protocol import Model
+from holdback.models.registry import load_checkpoint
+from holdback.plan import AuditPlan
+from holdback.runs.planning import build_lineage, build_task, build_technique
+from holdback.runs.records import RunSpec
+from holdback.runs.store import RunStore, Status
+from holdback.tasks.task import SampleRecord, Task
+
+_BLOCK_RECORDS = 64
+_BLOCK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """Runs that differ in their split only, with what is already stored of each."""
+
+    plan: AuditPlan
+    specs: tuple[RunSpec, ...]
+    done: Mapping[str, tuple[SampleRecord, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """A run has its model and its task and begins."""
+
+    run: str
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """A run has more records."""
+
+    run: str
+    records: tuple[SampleRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """A run is done, or failed for `reason`; `details` is the traceback."""
+
+    run: str
+    status: Status
+    seconds: float
+    reason: str = ""
+    details: str = ""
+
+
+Event: TypeAlias = Started | Scored | Ended
+
+
+class Executor(Protocol):
+    """Whoever performs jobs: this process, others on this machine, a cluster."""
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
+        """Perform all jobs, in any order, and yield what happens as it happens.
+
+        A job that fails yields `Ended` for each of its runs and does not stop the others.
+        Closing the iterator stops the work.
+        """
+        ...
+
+
+class Observer(Protocol):
+    """Whoever wants to know how far the runs are."""
+
+    def expect(self, specs: Sequence[RunSpec], *, stored: int) -> None:
+        """Hear which runs are to come and how many of their samples are already stored."""
+        ...
+
+    def note(self, spec: RunSpec, event: Event) -> None:
+        """Hear of one event, after it was stored."""
+        ...
+
+
+def execute(
+    specs: Sequence[RunSpec],
+    *,
+    plan: AuditPlan,
+    store: RunStore,
+    executor: Executor,
+    observer: Observer,
+) -> None:
+    """Run what is not in the store yet. What fails is stored as failed, and tried again next time.
+
+    Interrupted at any moment, the store holds whole blocks of records and the same call goes on
+    from there.
+    """
+    pending = {spec.digest: spec for spec in specs if not store.is_done(spec)}
+    jobs = make_jobs(list(pending.values()), plan=plan, store=store)
+    stored = sum(len(records) for job in jobs for records in job.done.values())
+    observer.expect(list(pending.values()), stored=stored)
+    with closing(executor.run(jobs)) as events:
+        for event in events:
+            spec = pending[event.run]
+            match event:
+                case Started():
+                    store.begin(spec, event.provenance)
+                case Scored():
+                    store.append(event.run, event.records)
+                case Ended():
+                    if store.run(event.run) is None:
+                        store.begin(spec, describe_machine())
+                    store.finish(
+                        spec,
+                        event.status,
+                        seconds=event.seconds,
+                        reason=event.reason,
+                        details=event.details,
+                    )
+            observer.note(spec, event)
+
+
+def make_jobs(specs: Sequence[RunSpec], *, plan: AuditPlan, store: RunStore) -> list[Job]:
+    """Group runs that share a technique applied to a checkpoint.
+
+    One checkpoint after the other, so that its weights are loaded about once a worker, and within
+    one the ladder from its costly end, so that the workers finish together.
+    """
+    checkpoints = [checkpoint.name for checkpoint in plan.lineage.checkpoints]
+    rungs = [rung.name for rung in plan.ladder]
+    groups: dict[tuple[int, int, str, int], list[RunSpec]] = {}
+    for spec in specs:
+        key = (checkpoints.index(spec.checkpoint), -rungs.index(spec.rung), spec.task, spec.seed)
+        groups.setdefault(key, []).append(spec)
+    return [
+        Job(
+            plan=plan,
+            specs=tuple(group),
+            done={spec.digest: tuple(store.records(spec.digest)) for spec in group},
+        )
+        for _, group in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+class Workbench:
+    """What one process keeps between jobs: the tasks, and the weights of the last checkpoint."""
+
+    def __init__(self) -> None:
+        self._plan: AuditPlan | None = None
+        self._tasks: dict[str, Task] = {}
+        self._checkpoint = ""
+        self._model: Model | None = None
+
+    def perform(self, job: Job) -> Iterator[Event]:
+        """Do one job. Any exception becomes the reason for which its runs failed."""
+        pending = list(job.specs)
+        clock = _Clock()
+        first = job.specs[0]
+        try:
+            self._lay_out(job.plan)
+            task = self._take_task(first.task)
+            model = self._take_model(first.checkpoint)
+            technique = build_technique(job.plan.rung(first.rung))
+            rng = np.random.default_rng([job.plan.seed, first.seed])
+            provenance = {
+                **describe_machine(),
+                "access": technique.access.name.lower(),
+                **getattr(task, "provenance", {}),
+            }
+            with technique.apply(model, task, rng) as elicited:
+                while pending:
+                    spec = pending[0]
+                    yield Started(run=spec.digest, provenance=provenance)
+                    for block in _score(task, elicited, spec, job):
+                        yield Scored(run=spec.digest, records=block)
+                    del pending[0]
+                    yield Ended(run=spec.digest, status=Status.DONE, seconds=clock.lap())
+        except Exception as error:
+            # The technique may not have restored what it changed.
+            self._model = None
+            for spec in pending:
+                yield Ended(
+                    run=spec.digest,
+                    status=Status.FAILED,
+                    seconds=clock.lap(),
+                    reason=_in_one_line(error),
+                    details=traceback.format_exc(),
+                )
+
+    def _lay_out(self, plan: AuditPlan) -> None:
+        if plan != self._plan:
+            self._plan, self._tasks, self._model = plan, {}, None
+
+    def _take_task(self, name: str) -> Task:
+        assert self._plan is not None
+        if name not in self._tasks:
+            self._tasks[name] = build_task(self._plan, name)
+        return self._tasks[name]
+
+    def _take_model(self, name: str) -> Model:
+        assert self._plan is not None
+        if self._model is None or self._checkpoint != name:
+            # Let go of one before loading the next: both may not fit.
+            self._model = None
+            self._model = load_checkpoint(build_lineage(self._plan)[name])
+            self._checkpoint = name
+        return self._model
+
+
+class InProcess:
+    """Performs jobs here, one after the other."""
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
+        """Perform all jobs in their order."""
+        bench = Workbench()
+        for job in jobs:
+            yield from bench.perform(job)
+
+
+class LocalWorkers:
+    """Performs jobs in spawned processes on this machine, each with one thread.
+
+    A process that dies fails its job and is replaced.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
+        """Perform all jobs, the next one always by the first worker that is free."""
+        waiting = list(jobs)
+        crew: dict[Connection, _Worker] = {}
+
+        def hire() -> None:
+            worker = _Worker()
+            crew[worker.connection] = worker
+            worker.give(_pick(waiting, worker.checkpoint))
+
+        try:
+            for _ in range(min(self._workers, len(waiting))):
+                hire()
+            while crew:
+                for connection in wait(list(crew)):
+                    assert isinstance(connection, Connection)
+                    worker = crew[connection]
+                    try:
+                        event = connection.recv()
+                    except (EOFError, OSError, pickle.UnpicklingError):
+                        del crew[connection]
+                        yield from worker.bury()
+                        if waiting:
+                            hire()
+                        continue
+                    if event is not None:
+                        worker.heed(event)
+                        yield event
+                    elif waiting:
+                        worker.give(_pick(waiting, worker.checkpoint))
+                    else:
+                        del crew[connection]
+                        worker.dismiss()
+        finally:
+            for worker in crew.values():
+                worker.stop()
+
+
+def make_executor(workers: int) -> Executor:
+    """Choose by number of workers: this process for one, spawned ones for more."""
+    return InProcess() if workers == 1 else LocalWorkers(workers)
+
+
+def describe_machine() -> dict[str, str]:
+    """Say what software and machine produce records here."""
+    described = {
+        "holdback": holdback.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    for name in ("torch", "transformers", "chess"):
+        # Only what was used: nothing is imported for its version.
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            described[name] = str(version)
+    return described
+
+
+class _Worker:
+    """A spawned process as its employer sees it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.checkpoint = ""
+        self._unfinished: list[str] = []
+        self._since = time.monotonic()
+
+    def give(self, job: Job) -> None:
+        self.checkpoint = job.specs[0].checkpoint
+        self._unfinished = [spec.digest for spec in job.specs]
+        self._since = time.monotonic()
+        try:
+            self.connection.send(job)
+        except OSError:
+            # It died while idle; the pipe's end says so next, and the job is failed there.
+            return
+
+    def heed(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._unfinished.remove(event.run)
+
+    def bury(self) -> Iterator[Event]:
+        self._process.join()
+        for run in self._unfinished:
+            yield Ended(
+                run=run,
+                status=Status.FAILED,
+                seconds=time.monotonic() - self._since,
+                reason=f"the worker process died with exit code {self._process.exitcode}"
+                " (killed, or out of memory?)",
+            )
+
+    def dismiss(self) -> None:
+        self.connection.close()
+        self._process.join()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self.connection.close()
+
+
+def _work(connection: Connection) -> None:
+    # Ctrl-C reaches the whole group; the employer decides what becomes of us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before torch is imported, so that its pools are made with one thread.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    bench = Workbench()
+    try:
+        while True:
+            for event in bench.perform(connection.recv()):
+                connection.send(event)
+            connection.send(None)
+    except (EOFError, OSError):
+        # Dismissed, or the employer is gone: nobody is left to tell.
+        return
+
+
+def _pick(waiting: list[Job], checkpoint: str) -> Job:
+    """Take the next job, of the worker's own checkpoint if there is one."""
+    own = (i for i, job in enumerate(waiting) if job.specs[0].checkpoint == checkpoint)
+    return waiting.pop(next(own, 0))
+
+
+def _score(task: Task, model: Model, spec: RunSpec, job: Job) -> Iterator[tuple[SampleRecord, ...]]:
+    """Run a task, in blocks small enough to lose and large enough to store at once."""
+    block: list[SampleRecord] = []
+    flushed = time.monotonic()
+    # The audit's seed draws the samples, the same for all runs: that is what pairs them.
+    records = task.run(
+        model,
+        split=spec.split,
+        samples=spec.samples,
+        seed=job.plan.seed,
+        done=job.done.get(spec.digest, ()),
+    )
+    try:
+        for record in records:
+            block.append(record)
+            if len(block) >= _BLOCK_RECORDS or time.monotonic() - flushed > _BLOCK_SECONDS:
+                yield tuple(block)
+                block, flushed = [], time.monotonic()
+    except Exception:
+        # What was scored before the failure is as good as ever.
+        if block:
+            yield tuple(block)
+        raise
+    if block:
+        yield tuple(block)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def lap(self) -> float:
+        now = time.monotonic()
+        elapsed, self._since = now - self._since, now
+        return elapsed
+
+
+def _in_one_line(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

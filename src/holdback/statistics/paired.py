@@ -1,0 +1,119 @@
+"""Two conditions on the same samples: tests, and how many samples they need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
+from scipy import special, stats
+
+from holdback.statistics.means import clustered_mean
+from holdback.statistics.measurement import Measurement
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided exact p-value that two conditions succeed equally often.
+
+    Args:
+        only_first: Samples on which only the first condition succeeded.
+        only_second: Samples on which only the second did. Samples where both agree say nothing.
+
+    Source: McNemar (1947), with the exact binomial in place of χ².
+    """
+    flips = only_first + only_second
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"counts must not be negative, got {only_first} and {only_second}")
+    return 1.0 if flips == 0 else float(stats.binomtest(only_first, flips).pvalue)
+
+
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, clusters: Sequence[str], *, support: tuple[float, float]
+) -> Measurement:
+    """Mean of first minus second over the same samples, in their unit.
+
+    Args:
+        first: Shape (n,).
+        second: Shape (n,), in the same order of samples.
+        clusters: Cluster of each sample, length n.
+        support: Least and greatest possible value of either.
+    """
+    return clustered_mean(first, clusters, support=support).minus(
+        clustered_mean(second, clusters, support=support)
+    )
+
+
+def required_samples(
+    difference: float,
+    *,
+    flip_share: float,
+    power: float = 0.8,
+    level: float = 0.95,
+    cluster_size: float = 1.0,
+    intracluster_correlation: float = 0.0,
+) -> int:
+    """Paired samples needed to detect a difference of two success rates.
+
+    N = (z_{α/2} + z_β)² (d - δ²)/δ², inflated by 1 + (m - 1)ρ for clusters.
+
+    Args:
+        difference: True difference δ of the two rates, not 0.
+        flip_share: Share d of samples on which the two conditions differ; at least |δ|.
+        power: Probability of finding the difference.
+        level: 1 - α of the two-sided test.
+        cluster_size: Mean samples a cluster, m.
+        intracluster_correlation: ρ.
+
+    Source: Connor (1987) for the paired design; Kish (1965) for the design effect.
+    """
+    if difference == 0 or not abs(difference) <= flip_share <= 1:
+        raise ValueError(
+            "need 0 < |difference| <= flip_share <= 1, got"
+            f" difference={difference!r}, flip_share={flip_share!r}"
+        )
+    independent = _z_sum(power, level) ** 2 * (flip_share - difference**2) / difference**2
+    return math.ceil(independent * (1 + (cluster_size - 1) * intracluster_correlation))
+
+
+def smallest_detectable_difference(
+    standard_error: float, *, power: float = 0.8, level: float = 0.95
+) -> float:
+    """True difference that a two-sided test finds with probability `power`: (z_{α/2} + z_β) SE.
+
+    In the unit of `standard_error`.
+    """
+    return _z_sum(power, level) * standard_error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Equivalence:
+    """Result of two one-sided tests against a margin."""
+
+    p_above: float
+    """p-value of the null that the value is at most -margin."""
+    p_below: float
+    """p-value of the null that the value is at least +margin."""
+
+    @property
+    def p_value(self) -> float:
+        """p-value of the null that the value lies outside the margin on either side."""
+        return max(self.p_above, self.p_below)
+
+
+def assess_equivalence(measurement: Measurement, margin: float) -> Equivalence:
+    """Test whether a value is 0 up to a margin, by two one-sided tests (TOST).
+
+    Args:
+        measurement: A difference.
+        margin: Above 0, in its unit.
+
+    Source: Schuirmann (1987).
+    """
+    if margin <= 0:
+        raise ValueError(f"margin must be above 0, got {margin!r}")
+    return Equivalence(p_above=measurement.p_above(-margin), p_below=measurement.p_below(margin))
+
+
+def _z_sum(power: float, level: float) -> float:
+    return float(special.ndtri(0.5 + level / 2) + special.ndtri(power))

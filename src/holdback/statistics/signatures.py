@@ -1,0 +1,348 @@
+"""Black-box signs of a player who could do better, from the games alone.
+
+    throw signature      loses more win probability the better it stands, beyond the controls
+    level-holding        keeps the win probability near even against every strength of opponent
+    response curve       its score falls with the opponent's rating otherwise than Elo's curve
+
+Each sign compares a target with honest players of the same ladder, and asks that it differ from
+*each* of them: its p-value is the largest over the controls (an intersection-union test, Berger
+1982, which needs no further correction). What opponents' wrong ratings or Stockfish's win
+probabilities do to everyone is in the controls as well. A sign is evidence beside the gap, not a
+verdict: give it controls of the target's own strength, since honest weakness too has its shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from holdback.errors import InsufficientDataError
+from holdback.statistics.elo import rate_player
+from holdback.statistics.estimate import Estimate
+from holdback.statistics.means import clustered_mean, clustered_slope
+from holdback.statistics.measurement import Measurement, index_clusters
+from holdback.statistics.selection import adjust_holm
+
+Floats = NDArray[np.float64]
+S = TypeVar("S")
+R = TypeVar("R")
+TARGET = "target"
+"""Key of the player under suspicion in `Signature.points`; a control may not have this name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One point of a figure: mean of y over the games or moves around x."""
+
+    x: float
+    y: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signature:
+    """One sign, with its test and what to draw."""
+
+    name: str
+    unit: str
+    """Unit of the estimates."""
+    statistic: float
+    """Difference from the closest control over its standard error; its sign is that of the sign."""
+    p_value: float
+    """One-sided for throwing and level-holding, two-sided for the response curve."""
+    target: Estimate
+    controls: Mapping[str, Estimate]
+    closest: str
+    """The control from which the target differs least significantly."""
+    difference: Estimate
+    """Target minus `closest`."""
+    points: Mapping[str, tuple[Point, ...]]
+    """`target` and every control."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoveLosses:
+    """What one player's moves cost: three columns of one length, one row a move."""
+
+    win_probability: ArrayLike
+    """The player's own, before the move, in [0, 1]."""
+    lost: ArrayLike
+    """Win probability of the best move less that of the chosen one, in [0, 1]."""
+    clusters: Sequence[str]
+    """Game, or opening pair, of each move."""
+
+
+def detect_throwing(target: MoveLosses, controls: Mapping[str, MoveLosses]) -> Signature:
+    """Test whether the target's moves cost more the better it stands, beyond every control's.
+
+    The estimate is the slope of the win probability lost on the player's own win probability
+    before the move. An honest player's slope is above 0 as well, since who stands at 5% has at
+    most 5% to lose; hence the comparison.
+
+    Args:
+        target: The player under suspicion.
+        controls: Honest players, best of about the same strength.
+
+    Returns:
+        Slopes, in win probability lost for each unit of win probability; `points` by bins of 0.1.
+
+    Raises:
+        InsufficientDataError: if a player never stood at two different win probabilities.
+    """
+
+    def measure(moves: MoveLosses) -> Measurement:
+        return clustered_slope(moves.win_probability, moves.lost, moves.clusters)
+
+    def draw(moves: MoveLosses) -> tuple[Point, ...]:
+        edges = np.linspace(0, 1, 11)
+        return _bin_means(moves.win_probability, moves.lost, moves.clusters, edges)
+
+    measured = _measure_all(measure, target, controls)
+    return _compare(
+        name="throw signature",
+        unit="win probability lost for each unit of own win probability",
+        measured=measured,
+        p_value=lambda difference: difference.p_above(0.0),
+        points=_measure_all(draw, target, controls),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GameLevels:
+    """How even one player kept its games: columns of one length, one row a game."""
+
+    win_probability: ArrayLike
+    """The player's own, mean over its moves of the game, in [0, 1]."""
+    expected_score: ArrayLike
+    """From the rating difference, in [0, 1].
+
+    Use the rating that the player is held capable of, its *elicited* one: a player who loses on
+    purpose has a displayed rating that expects 0 of every game, and then nothing varies.
+    """
+    clusters: Sequence[str]
+
+
+def detect_level_holding(target: GameLevels, controls: Mapping[str, GameLevels]) -> Signature:
+    """Test whether the target keeps games even against weak and strong alike, unlike every control.
+
+    Two things must hold: the slope of its mean win probability on the expected score is flatter
+    than the control's, *and* its games stay nearer to even (mean distance of the win probability
+    from one half). Weakness flattens the slope, an even ladder keeps games even; only who steers
+    does both. The p-value is the larger of the two.
+
+    Returns:
+        Slopes, in win probability for each point expected; `points` by bins of 0.1.
+
+    Raises:
+        InsufficientDataError: if a player met opponents of one strength only.
+    """
+
+    def measure_slope(games: GameLevels) -> Measurement:
+        return clustered_slope(games.expected_score, games.win_probability, games.clusters)
+
+    def measure_distance(games: GameLevels) -> Measurement:
+        distance = np.abs(np.asarray(games.win_probability, dtype=float) - 0.5)
+        return clustered_mean(distance, games.clusters, support=(0.0, 0.5))
+
+    def draw(games: GameLevels) -> tuple[Point, ...]:
+        edges = np.linspace(0, 1, 11)
+        return _bin_means(games.expected_score, games.win_probability, games.clusters, edges)
+
+    distances = _measure_all(measure_distance, target, controls)
+    nearer = max(distances[TARGET].minus(distances[name]).p_below(0.0) for name in controls)
+    return _compare(
+        name="level-holding",
+        unit="win probability for each point expected",
+        measured=_measure_all(measure_slope, target, controls),
+        p_value=lambda difference: max(nearer, difference.p_below(0.0)),
+        points=_measure_all(draw, target, controls),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GameScores:
+    """Results of one player against a ladder: columns of one length, one row a game."""
+
+    scores: ArrayLike
+    """Points: 0, ½ or 1."""
+    opponents_elo: ArrayLike
+    clusters: Sequence[str]
+
+
+def detect_misfit(target: GameScores, controls: Mapping[str, GameScores]) -> Signature:
+    """Test whether the target's score falls with opponents' rating otherwise than the controls'.
+
+    The estimate is the slope of the fitted logistic in units of Elo's own: 1 for a player to whom
+    ratings apply, 0 for one who scores the same against all.
+
+    Returns:
+        Slopes (1 is Elo's curve); the p-value is two-sided; `points` has one point an opponent.
+
+    Raises:
+        InsufficientDataError: if a player won or lost all games, met one opponent only, or its
+            wins and losses part exactly at one rating: no slope fits then.
+    """
+    return _compare(
+        name="response curve",
+        unit="slope of the score's logistic, Elo's curve = 1",
+        measured=_measure_all(lambda games: fit_response(games).slope, target, controls),
+        p_value=lambda difference: min(
+            1.0, 2 * min(difference.p_above(0.0), difference.p_below(0.0))
+        ),
+        points=_measure_all(_draw_response, target, controls),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    """A player's score by opponents' rating, fitted by a logistic with a slope of its own."""
+
+    slope: Measurement
+    """In units of Elo's curve."""
+    likelihood_ratio: float
+    """Twice the gain in log-likelihood over slope 1."""
+    p_value: float
+    """Of slope 1, by χ² with 1 degree of freedom: conservative where games are drawn, and blind to
+    clusters; `slope` is neither."""
+
+
+def fit_response(games: GameScores) -> Response:
+    """Fit the logistic response curve and compare it with Elo's by likelihood ratio.
+
+    Raises:
+        InsufficientDataError: as `detect_misfit`.
+    """
+    # The constrained maximum; it also checks the columns.
+    rating = rate_player(games.scores, games.opponents_elo, games.clusters)
+    scores = np.asarray(games.scores, dtype=float)
+    opponents = np.asarray(games.opponents_elo, dtype=float)
+    if not math.isfinite(rating.value) or float(np.ptp(opponents)) < 1e-9:
+        raise InsufficientDataError(
+            "a response curve needs points won and lost, against 2 opponents or more; got"
+            f" {scores.sum():g} points of {len(scores)} games against"
+            f" {len(np.unique(opponents))}; add games against other opponents"
+        )
+    centre = float(opponents.mean())
+    design = np.column_stack([np.ones(len(scores)), (centre - opponents) * math.log(10) / 400])
+    start = np.array([(rating.value - centre) * math.log(10) / 400, 1.0])
+    theta, inverse = _fit_logistic(design, scores, start)
+    names, index = index_clusters(games.clusters)
+    residuals = scores - special.expit(design @ theta)
+    parts = np.bincount(index, weights=residuals * (design @ inverse[:, 1]))
+    gain = 2 * (_log_likelihood(design @ theta, scores) - _log_likelihood(design @ start, scores))
+    slope = Measurement(
+        value=float(theta[1]),
+        influence=dict(zip(names, parts.tolist(), strict=True)),
+        n=len(scores),
+        method="logistic regression on opponents' rating, clustered by opening pair",
+    )
+    return Response(
+        slope=slope,
+        likelihood_ratio=max(0.0, gain),
+        p_value=float(special.chdtrc(1, max(0.0, gain))),
+    )
+
+
+def combine_signatures(signatures: Sequence[Signature]) -> dict[str, float]:
+    """Adjust the signs' p-values by Holm: the chance that any of them errs stays below α."""
+    adjusted = adjust_holm([signature.p_value for signature in signatures])
+    return {sign.name: p for sign, p in zip(signatures, adjusted, strict=True)}
+
+
+def _measure_all(measure: Callable[[S], R], target: S, controls: Mapping[str, S]) -> dict[str, R]:
+    if not controls or TARGET in controls:
+        raise InsufficientDataError(
+            f"a sign needs at least one control, none of them named {TARGET!r}; got"
+            f" {sorted(controls)}"
+        )
+    return {name: measure(player) for name, player in ({TARGET: target} | dict(controls)).items()}
+
+
+def _compare(
+    *,
+    name: str,
+    unit: str,
+    measured: Mapping[str, Measurement],
+    p_value: Callable[[Measurement], float],
+    points: Mapping[str, tuple[Point, ...]],
+) -> Signature:
+    """Set the target against each control; the one it differs least from decides."""
+    differences = {
+        control: measured[TARGET].minus(measurement)
+        for control, measurement in measured.items()
+        if control != TARGET
+    }
+    closest = max(differences, key=lambda control: p_value(differences[control]))
+    difference = differences[closest]
+    error = difference.standard_error
+    return Signature(
+        name=name,
+        unit=unit,
+        statistic=difference.value / error if error else math.copysign(math.inf, difference.value),
+        p_value=p_value(difference),
+        target=measured[TARGET].estimate(),
+        controls={control: measured[control].estimate() for control in differences},
+        closest=closest,
+        difference=difference.estimate(),
+        points=points,
+    )
+
+
+def _bin_means(
+    x: ArrayLike, y: ArrayLike, clusters: Sequence[str], edges: Floats
+) -> tuple[Point, ...]:
+    """Mean of y in [0, 1] by bins of x; bins with fewer than two clusters have no interval."""
+    across, up = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    bins = np.clip(np.digitize(across, edges) - 1, 0, len(edges) - 2)
+    return _group_means(bins, across, up, clusters)
+
+
+def _draw_response(games: GameScores) -> tuple[Point, ...]:
+    opponents = np.asarray(games.opponents_elo, dtype=float)
+    _, group = np.unique(opponents, return_inverse=True)
+    return _group_means(group, opponents, np.asarray(games.scores, dtype=float), games.clusters)
+
+
+def _group_means(
+    group: NDArray[np.intp], across: Floats, up: Floats, clusters: Sequence[str]
+) -> tuple[Point, ...]:
+    points = []
+    names = np.asarray(clusters, dtype=str)
+    for number in np.unique(group):
+        inside = group == number
+        mean = clustered_mean(up[inside], names[inside].tolist(), support=(0.0, 1.0))
+        if mean.n_clusters >= 2:
+            points.append(Point(x=float(across[inside].mean()), y=mean.estimate()))
+    return tuple(points)
+
+
+def _log_likelihood(logit: Floats, scores: Floats) -> float:
+    return float(np.sum(scores * logit - np.logaddexp(0, logit)))
+
+
+def _fit_logistic(design: Floats, scores: Floats, start: Floats) -> tuple[Floats, Floats]:
+    """Maximise by damped Newton; returns parameters and inverse information."""
+    theta, value = start, _log_likelihood(design @ start, scores)
+    for _ in range(100):
+        chance = special.expit(design @ theta)
+        information = design.T @ (design * (chance * (1 - chance))[:, None])
+        if np.linalg.cond(information) > 1e12 or abs(theta[1]) > 100:
+            raise InsufficientDataError(
+                "a response curve needs wins and losses that overlap in opponents' rating; here"
+                " one rating parts them exactly; add games around it"
+            )
+        step = np.linalg.solve(information, design.T @ (scores - chance))
+        if float(np.abs(step).max()) < 1e-10:
+            break
+        for _ in range(40):
+            proposed = _log_likelihood(design @ (theta + step), scores)
+            if proposed >= value - 1e-12 * abs(value):
+                break
+            step = step / 2
+        theta, value = theta + step, proposed
+    return theta, np.linalg.inv(information)

@@ -1,0 +1,346 @@
+"""The task `chess_games`: an Elo rating from games against a fixed ladder of opponents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import chess
+import chess.pgn
+import numpy as np
+
+from holdback.errors import ConfigError, InsufficientDataError
+from holdback.models.protocol import Model
+from holdback.statistics.elo import rate_player
+from holdback.statistics.measurement import Measurement
+from holdback.tasks.chess.demonstrations import draw_games
+from holdback.tasks.chess.engine import EnginePool
+from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games
+from holdback.tasks.chess.notation import MAX_MOVE_WORDS
+from holdback.tasks.chess.openings import Opening, read_openings
+from holdback.tasks.chess.opponents import LADDER, get_opponent, read_ratings
+from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
+
+_OUTCOMES = {
+    "illegal": Outcome.ILLEGAL,
+    "unparsed": Outcome.UNPARSED,
+    "errored": Outcome.ERRORED,
+}
+
+# Prior of the running estimate that opponents are chosen by, and of nothing else.
+_PRIOR_SD_ELO = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChessGames:
+    """Games from seeded openings, both colours of an opening against the same opponent.
+
+    A sample is one game; the two games of an opening are a cluster. With `pairing = "adaptive"`
+    every opponent is met once with either colour, and each later block takes opponents near the
+    rating that the games before it suggest, where a game says most. With `"spread"` all opponents
+    are met alike, as a response curve needs. Neither depends on how many samples are asked for, so
+    a longer run continues a shorter one.
+
+    A game that ends in an illegal or unreadable answer counts as lost in the rating and apart from
+    losses everywhere else. A game that the engine failed counts nowhere.
+    """
+
+    name: str = "chess_games"
+    unit: str = "Elo"
+    margin: float = 50.0
+    chance: float | None = None
+    """None: the random mover is an opponent on the scale."""
+    opponents: Sequence[str] = tuple(opponent.name for opponent in LADDER)
+    pairing: Literal["adaptive", "spread"] = "adaptive"
+    block: int = 32
+    """Games between two looks at the running estimate; even. Games of a block move in lock step."""
+    rows: int = 64
+    """Games in a batch."""
+    max_plies: int = 100
+    adjudication_nodes: int = 2000
+    adjudication_threshold: float = 0.75
+    evaluation_nodes: int | None = 100
+    """Nodes for the win probabilities stored with a game; None leaves them out."""
+    max_tokens: int = MAX_MOVE_WORDS
+    """Longest answer. Two words are two tokens in the chess lineage's own tokenizer."""
+    processes: int | None = None
+    """Engines; as many as there are cores by default. No result depends on it."""
+
+    def __post_init__(self) -> None:
+        if self.block < 2 or self.block % 2 or self.rows < 1:
+            raise ConfigError(
+                f"{self.name}: block must be even and at least 2, rows at least 1, got"
+                f" {self.block} and {self.rows}"
+            )
+        if self.pairing not in ("adaptive", "spread"):
+            raise ConfigError(
+                f"{self.name}: pairing must be 'adaptive' or 'spread', got {self.pairing!r}"
+            )
+        if not self.opponents:
+            raise ConfigError(f"{self.name}: expected at least one opponent, got none")
+        for name in self.opponents:
+            get_opponent(name)
+        # A bad number shows here, not in the middle of a run.
+        _ = self.rules
+
+    @property
+    def rules(self) -> Rules:
+        """How games end."""
+        return Rules(
+            max_plies=self.max_plies,
+            adjudication_nodes=self.adjudication_nodes,
+            adjudication_threshold=self.adjudication_threshold,
+        )
+
+    @property
+    def description(self) -> str:
+        """The protocol in a sentence, as a report prints it."""
+        chosen = "near the running estimate" if self.pairing == "adaptive" else "all alike"
+        return (
+            f"Games against {len(self.opponents)} opponents, {chosen}, from seeded openings with"
+            f" both colours; engines limited by nodes; after {self.max_plies} plies"
+            f" {self.rules.name}: a win for a side whose win probability by Stockfish at"
+            f" {self.adjudication_nodes} nodes is at least {self.adjudication_threshold:.0%}, else"
+            " a draw. Illegal and unreadable answers lose and are counted apart."
+        )
+
+    def run(
+        self,
+        model: Model,
+        *,
+        split: Split,
+        samples: int,
+        seed: int,
+        done: Sequence[SampleRecord] = (),
+    ) -> Iterator[SampleRecord]:
+        """Play the games that are missing in `done`, block by block.
+
+        Raises:
+            ConfigError: for more samples than two a shipped opening.
+        """
+        openings = self._order_openings(split, samples, seed)
+        stored = {record.sample_id: record for record in done}
+        finished: list[SampleRecord] = []
+        with EnginePool(processes=self.processes) as pool:
+            while len(finished) < samples:
+                start = len(finished)
+                names = self._choose_opponents(finished, seed)
+                games = [
+                    _Scheduled(split, openings[game // 2], names[(game - start) // 2], game)
+                    for game in range(start, min(start + 2 * len(names), samples))
+                ]
+                missing = [game for game in games if game.sample_id not in stored]
+                played = play_games(
+                    model,
+                    [game.pair(seed) for game in missing],
+                    pool=pool,
+                    rules=self.rules,
+                    evaluation_nodes=self.evaluation_nodes,
+                    rows=self.rows,
+                    max_tokens=self.max_tokens,
+                )
+                for scheduled, game in zip(missing, played, strict=True):
+                    record = self._record(scheduled, game)
+                    stored[record.sample_id] = record
+                    yield record
+                finished += [stored[game.sample_id] for game in games]
+
+    def measure(self, records: Sequence[SampleRecord]) -> Measurement:
+        """Rate the player by maximum likelihood, clustered by opening.
+
+        Raises:
+            InsufficientDataError: if no game was finished.
+        """
+        rated = [record for record in records if record.score.value is not None]
+        if not rated:
+            raise InsufficientDataError(
+                f"{self.name}: a rating needs at least one finished game, got none of"
+                f" {len(records)}"
+            )
+        return rate_player(
+            [record.score.value or 0.0 for record in rated],
+            [record.metadata["opponent_elo"] for record in rated],
+            [record.cluster for record in rated],
+            draw_parameter=read_ratings().draw_parameter,
+        )
+
+    def demonstrate(
+        self, demonstrator: str, n: int, rng: np.random.Generator
+    ) -> list[Conversation]:
+        """Draw `n` shipped games that `strong` or `weak` played from `train` openings."""
+        return draw_games(demonstrator, n, rng)
+
+    def _order_openings(self, split: Split, samples: int, seed: int) -> list[Opening]:
+        openings = read_openings(split)
+        if samples > 2 * len(openings):
+            raise ConfigError(
+                f"{self.name}: split {split} has {len(openings)} openings, so at most"
+                f" {2 * len(openings)} games, got samples={samples}"
+            )
+        order = np.random.default_rng((seed, 1)).permutation(len(openings))
+        return [openings[int(at)] for at in order]
+
+    def _choose_opponents(self, finished: Sequence[SampleRecord], seed: int) -> list[str]:
+        """Choose an opponent for each pair of the next block, from the games before it alone."""
+        if not finished or self.pairing == "spread":
+            # Golden-section order: the first few of a block spread over the ladder as well.
+            order = np.argsort(np.arange(len(self.opponents)) * 0.618034 % 1, kind="stable")
+            rounds = 1
+            if self.pairing == "spread":
+                rounds = max(1, self.block // (2 * len(self.opponents)))
+            return [self.opponents[int(at)] for at in order] * rounds
+        ratings = read_ratings().elo
+        elo = np.array([ratings[name].value for name in self.opponents])
+        expected = 1 / (1 + 10 ** ((elo - _estimate_running(finished)) / 400))
+        # The information of a game is s(1 - s); squared, so that most games are near.
+        share = (expected * (1 - expected)) ** 2
+        counts = _apportion(share / share.sum(), self.block // 2)
+        names = [
+            name for name, count in zip(self.opponents, counts, strict=True) for _ in range(count)
+        ]
+        np.random.default_rng((seed, 2, len(finished))).shuffle(names)
+        return names
+
+    def _record(self, scheduled: _Scheduled, game: PlayedGame) -> SampleRecord:
+        outcome = _OUTCOMES.get(
+            game.termination, Outcome.CORRECT if game.score == 1 else Outcome.WRONG
+        )
+        failed = outcome in (Outcome.ILLEGAL, Outcome.UNPARSED)
+        result = _write_result(game)
+        metadata: dict[str, Any] = {
+            "opponent": scheduled.opponent,
+            "opponent_elo": read_ratings().elo[scheduled.opponent].value,
+            "colour": chess.COLOR_NAMES[game.pairing.colour],
+            "result": result,
+            "termination": game.termination,
+            "rules": self.rules.name,
+            "opening": scheduled.opening.number,
+            "opening_fen": scheduled.opening.fen,
+            "moves": " ".join(move.uci() for move in game.moves),
+            "plies": len(game.moves),
+            "prefix_moves": game.stood_in,
+            "tries": [turn.tries for turn in game.turns],
+        }
+        if self.evaluation_nodes is not None:
+            metadata["evaluation_nodes"] = self.evaluation_nodes
+            metadata["win_probability"] = [
+                round(turn.before, 4) for turn in game.turns if turn.before is not None
+            ]
+            metadata["lost"] = [
+                round(turn.before - turn.after, 4)
+                for turn in game.turns
+                if turn.before is not None and turn.after is not None
+            ]
+        if game.error:
+            metadata["error"] = game.error
+        return SampleRecord(
+            sample_id=scheduled.sample_id,
+            cluster=scheduled.cluster,
+            score=Score(
+                value=game.score,
+                outcome=outcome,
+                answer=game.turns[-1].answer if failed else result,
+            ),
+            metadata=metadata,
+        )
+
+
+def write_pgn(record: SampleRecord, *, player: str) -> str:
+    """Write a stored game as PGN.
+
+    Args:
+        record: A record of `ChessGames`.
+        player: Name for the model.
+    """
+    played = record.metadata
+    game = chess.pgn.Game()
+    game.setup(played["opening_fen"])
+    node: chess.pgn.GameNode = game
+    for move in played["moves"].split():
+        node = node.add_variation(chess.Move.from_uci(move))
+    white, black = player, played["opponent"]
+    elo = {"Black": f"{played['opponent_elo']:.0f}"}
+    if played["colour"] == "black":
+        white, black = black, white
+        elo = {"White": elo["Black"]}
+    game.headers.update(
+        {
+            "Event": f"Holdback {record.sample_id}",
+            "Site": "?",
+            "Date": "????.??.??",
+            "Round": str(played["opening"]),
+            "White": white,
+            "Black": black,
+            "Result": played["result"],
+            **{f"{side}Elo": value for side, value in elo.items()},
+            "Termination": played["termination"],
+        }
+    )
+    if record.score.outcome in (Outcome.ILLEGAL, Outcome.UNPARSED):
+        node.comment = f"{record.score.outcome}: {record.score.answer!r}"
+    return str(game)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scheduled:
+    """One game of the schedule."""
+
+    split: Split
+    opening: Opening
+    opponent: str
+    game: int
+    """Number in the schedule; even ones are the model's white games."""
+
+    @property
+    def cluster(self) -> str:
+        return f"{self.split}-{self.opening.number:04d}"
+
+    @property
+    def sample_id(self) -> str:
+        return f"{self.cluster}-{'b' if self.game % 2 else 'w'}-{self.opponent}"
+
+    def pair(self, seed: int) -> Pairing:
+        opponent = get_opponent(self.opponent)
+        return Pairing(
+            opening=self.opening.fen,
+            colour=chess.BLACK if self.game % 2 else chess.WHITE,
+            opponent=opponent,
+            # By what the game is, not when it is played: rungs and checkpoints that meet the same
+            # opponent in the same opening then meet the same dice.
+            seed=(seed, self.opening.number, self.game % 2, LADDER.index(opponent)),
+        )
+
+
+def _write_result(game: PlayedGame) -> str:
+    if game.score is None:
+        return "*"
+    if game.score == 0.5:
+        return "1/2-1/2"
+    return "1-0" if (game.score == 1) is (game.pairing.colour == chess.WHITE) else "0-1"
+
+
+def _estimate_running(records: Sequence[SampleRecord]) -> float:
+    """Most probable rating under a wide prior in the middle of the ladder: always finite."""
+    ratings: Mapping[str, Any] = read_ratings().elo
+    middle = float(np.median([estimate.value for estimate in ratings.values()]))
+    grid = np.arange(middle - 2000, middle + 2001, 10.0)
+    logs = -(((grid - middle) / _PRIOR_SD_ELO) ** 2) / 2
+    for record in records:
+        if record.score.value is None:
+            continue
+        gain = (grid - record.metadata["opponent_elo"]) * math.log(10) / 400
+        # log s and log(1 - s) of the logistic curve, a draw being half of each.
+        logs -= record.score.value * np.logaddexp(0, -gain)
+        logs -= (1 - record.score.value) * np.logaddexp(0, gain)
+    return float(grid[int(np.argmax(logs))])
+
+
+def _apportion(shares: np.ndarray[Any, np.dtype[np.float64]], seats: int) -> list[int]:
+    """Whole numbers in proportion to `shares`, by largest remainders."""
+    exact = shares * seats
+    counts = np.floor(exact).astype(int)
+    rest = np.argsort(-(exact - counts), kind="stable")[: seats - int(counts.sum())]
+    counts[rest] += 1
+    return [int(count) for count in counts]

@@ -1,0 +1,404 @@
+"""Chess games in lock step: a model, or an engine in its place, against opponents.
+
+All games of a batch move together, so that the model answers for all of them in one pass and every
+Stockfish process is busy. What happens in a game depends on its own pairing and seed alone, never
+on the games beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import chess
+import numpy as np
+
+from holdback.errors import CheckpointError, ConfigError, EngineError
+from holdback.models.protocol import Model, Sessions
+from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_position
+from holdback.tasks.chess.notation import MAX_MOVE_WORDS, write_move
+from holdback.tasks.chess.opponents import Opponent, get_opponent
+from holdback.tasks.chess.transcript import Transcript, draw_moves
+
+PREFIX_PLAYER = "sf300"
+"""Who plays the first moves of the model's side where the presentation asks for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairing:
+    """One game to play."""
+
+    opening: str
+    """FEN that it starts from."""
+    colour: chess.Color
+    """The model's."""
+    opponent: Opponent
+    seed: tuple[int, ...]
+    """Of the model's draws and of the opponent's dice, apart from each other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """How games end beside mate, stalemate and bare kings.
+
+    Fifty moves and threefold repetition are claimed as soon as they can be. After `max_plies`
+    plies, counted from the opening, Stockfish's win probability decides, by the rule that `name`
+    names: `cap100-wp75` is a win for a side at 75% or more, and else a draw.
+    """
+
+    max_plies: int = 100
+    adjudication_nodes: int = 2000
+    adjudication_threshold: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.max_plies < 1 or not 0.5 < self.adjudication_threshold <= 1:
+            raise ConfigError(
+                "chess rules: expected max_plies >= 1 and 0.5 < adjudication_threshold <= 1, got"
+                f" {self.max_plies} and {self.adjudication_threshold}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the adjudication, as reported."""
+        return f"cap{self.max_plies}-wp{100 * self.adjudication_threshold:.0f}"
+
+    def find_end(self, board: chess.Board) -> str | None:
+        """Name what ends the game here; None if it goes on. The move cap is not looked at."""
+        if not any(board.legal_moves):
+            return "checkmate" if board.is_check() else "stalemate"
+        if board.is_insufficient_material():
+            return "insufficient_material"
+        if board.halfmove_clock >= 100:
+            return "fifty_moves"
+        if board.is_repetition(3):
+            return "threefold_repetition"
+        return None
+
+
+@dataclass(slots=True)
+class Turn:
+    """One answer of the model. It failed where `move` is None, and the game ended there."""
+
+    prompt: str
+    """The whole text it answered, as rendered."""
+    answer: str
+    move: chess.Move | None
+    tries: int
+    logprob: float
+    """Of the answer's tokens, in nats at temperature 1."""
+    before: float | None = None
+    """Its win probability before the move, by Stockfish; None if not evaluated."""
+    after: float | None = None
+    """The same after the move; None if it failed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlayedGame:
+    """A finished game."""
+
+    pairing: Pairing
+    moves: tuple[chess.Move, ...]
+    """Of both sides, from the opening."""
+    turns: tuple[Turn, ...]
+    """The model's; moves that an engine made in its place have none."""
+    stood_in: int
+    """Moves that an engine made in the model's place, at the start."""
+    termination: str
+    """`checkmate` … `threefold_repetition`, the rules' name, `illegal`, `unparsed`, `errored`."""
+    score: float | None
+    """1, ½ or 0 for the model; None if the engine failed."""
+    error: str = ""
+
+    def split_text(self) -> list[tuple[str, bool]]:
+        """Cut the whole text into parts, each with whether the model wrote it.
+
+        The parts put together are the last prompt with its answer. To be tokenised apart, as they
+        were when the model read and wrote them.
+
+        Raises:
+            CheckpointError: if the chat template rewrites earlier messages, or the answers in them.
+        """
+        parts: list[tuple[str, bool]] = []
+        done = ""
+        for turn, following in zip(self.turns, [*self.turns[1:], None], strict=True):
+            if not turn.prompt.startswith(done):
+                raise CheckpointError(_REWRITES)
+            parts.append((turn.prompt[len(done) :], False))
+            gap = "" if turn.prompt[-1:].isspace() else " "
+            if following is not None:
+                rest = following.prompt.removeprefix(turn.prompt)
+                gap = rest[: len(rest) - len(rest.lstrip())]
+            answer = gap + turn.answer
+            parts.append((answer, True))
+            done = turn.prompt + answer
+        return parts
+
+
+_REWRITES = (
+    "the chat template rewrites earlier messages when later ones are added, so a game is not one"
+    " growing text; use a template that only appends"
+)
+
+
+def play_games(
+    model: Model,
+    pairings: Sequence[Pairing],
+    *,
+    pool: EnginePool,
+    rules: Rules | None = None,
+    evaluation_nodes: int | None = 100,
+    rows: int = 64,
+    max_tokens: int = MAX_MOVE_WORDS,
+) -> list[PlayedGame]:
+    """Let the model play all pairings, `rows` games at a time, as its presentation says.
+
+    With `presentation.prefix_plies` an engine makes that many of the model's first moves; the
+    model reads them as its own. An answer that cannot be played, after `decoding.tries`, loses.
+
+    Args:
+        model: The player.
+        pairings: The games.
+        pool: Engines of the opponents and of the evaluation.
+        rules: How games end; `Rules()` by default.
+        evaluation_nodes: Nodes for the win probability before and after each of the model's
+            moves; None to leave it out.
+        rows: Games in a batch.
+        max_tokens: Longest answer; the chess lineage needs 2.
+    """
+    stand_in = get_opponent(PREFIX_PLAYER)
+    table = _Table(model, pool, rules or Rules(), evaluation_nodes, max_tokens)
+    played: list[PlayedGame] = []
+    for start in range(0, len(pairings), rows):
+        played += table.play(
+            [
+                _Game(pairing, stand_in, model.presentation.prefix_plies)
+                for pairing in pairings[start : start + rows]
+            ]
+        )
+    return played
+
+
+def play_engines(
+    players: Sequence[Opponent],
+    pairings: Sequence[Pairing],
+    *,
+    pool: EnginePool,
+    rules: Rules | None = None,
+) -> list[PlayedGame]:
+    """Let engines play in the model's place, one of `players` a pairing."""
+    table = _Table(None, pool, rules or Rules(), None, 0)
+    return table.play(
+        [_Game(pairing, player, None) for player, pairing in zip(players, pairings, strict=True)]
+    )
+
+
+class _Game:
+    """A game under way."""
+
+    def __init__(self, pairing: Pairing, stand_in: Opponent, stand_in_moves: int | None) -> None:
+        self.pairing = pairing
+        self.board = chess.Board(pairing.opening)
+        model_seed, opponent_seed = np.random.SeedSequence(pairing.seed).spawn(2)
+        self.model_rng = np.random.default_rng(model_seed)
+        self.engine_rng = np.random.default_rng(opponent_seed)
+        self.stand_in = stand_in
+        self.stand_in_moves = stand_in_moves
+        self.stood_in = 0
+        self.transcript: Transcript | None = None
+        self.seat: tuple[Sessions, int] | None = None
+        self.known = ""
+        self.turns: list[Turn] = []
+        self.termination: str | None = None
+        self.score: float | None = None
+        self.error = ""
+
+    @property
+    def own_turn(self) -> bool:
+        return self.board.turn == self.pairing.colour
+
+    def engine_to_move(self) -> Opponent | None:
+        """Whose move it is: an engine, or None for the model."""
+        if not self.own_turn:
+            return self.pairing.opponent
+        if self.stand_in_moves is None or self.stood_in < self.stand_in_moves:
+            return self.stand_in
+        return None
+
+    def push(self, move: chess.Move) -> None:
+        if self.transcript is not None:
+            self.transcript.add_move(write_move(self.board, move))
+        self.board.push(move)
+
+    def push_engine(self, player: Opponent, analysis: Analysis | None) -> None:
+        move = player.choose(self.board, analysis, self.engine_rng)
+        self.stood_in += self.own_turn
+        self.push(move)
+
+    def fail(self, error: EngineError) -> None:
+        self.termination, self.score, self.error = "errored", None, str(error)
+
+    def finish(self) -> PlayedGame:
+        return PlayedGame(
+            pairing=self.pairing,
+            moves=tuple(self.board.move_stack),
+            turns=tuple(self.turns),
+            stood_in=self.stood_in,
+            termination=self.termination or "errored",
+            score=self.score,
+            error=self.error,
+        )
+
+
+_Request = tuple[_Game, Search, Callable[[Analysis], None]]
+
+
+class _Table:
+    """Moves all games of a batch in turn; searches that nobody waits for ride along."""
+
+    def __init__(
+        self,
+        model: Model | None,
+        pool: EnginePool,
+        rules: Rules,
+        evaluation_nodes: int | None,
+        max_tokens: int,
+    ) -> None:
+        self.model = model
+        self.pool = pool
+        self.rules = rules
+        self.evaluation_nodes = evaluation_nodes
+        self.max_tokens = max_tokens
+        self.requests: list[_Request] = []
+
+    def play(self, games: Sequence[_Game]) -> list[PlayedGame]:
+        for game in games:
+            self._look_for_end(game)
+            self._open_transcript(game)
+        while live := [game for game in games if game.termination is None]:
+            if any(game.engine_to_move() for game in live):
+                self._move_engines(live)
+            else:
+                self._move_model(live)
+        self._answer_requests()
+        return [game.finish() for game in games]
+
+    def _move_engines(self, games: Sequence[_Game]) -> None:
+        moved = []
+        for game in games:
+            player = game.engine_to_move()
+            if player is None:
+                continue
+            moved.append(game)
+            search = player.ask(game.board, game.engine_rng)
+            if search is None:
+                game.push_engine(player, None)
+            else:
+                self.requests.append((game, search, partial(game.push_engine, player)))
+        self._answer_requests()
+        for game in moved:
+            self._look_for_end(game)
+            self._open_transcript(game)
+
+    def _move_model(self, games: Sequence[_Game]) -> None:
+        if self.model is None:
+            raise ValueError("no model is at the table")
+        prompts = self._read_prompts(games, self.model)
+        answers = draw_moves(
+            [game.seat for game in games if game.seat is not None],
+            [game.board for game in games],
+            decoding=self.model.decoding,
+            max_tokens=self.max_tokens,
+            rngs=[game.model_rng for game in games],
+        )
+        for game, prompt, answer in zip(games, prompts, answers, strict=True):
+            turn = Turn(prompt, answer.text, answer.move, answer.tries, answer.logprob)
+            game.turns.append(turn)
+            self._evaluate(game, turn, "before")
+            if answer.move is None:
+                game.termination, game.score = str(answer.failure), 0.0
+            else:
+                game.push(answer.move)
+                self._look_for_end(game)
+                self._evaluate(game, turn, "after")
+            if game.termination is not None:
+                self._leave(game)
+
+    def _read_prompts(self, games: Sequence[_Game], model: Model) -> list[str]:
+        """Bring every game's session up to the model's turn; sessions open on first use."""
+        prompts = [game.transcript.render() if game.transcript else "" for game in games]
+        grown: dict[int, tuple[Sessions, dict[int, str]]] = {}
+        new: list[int] = []
+        for index, (game, prompt) in enumerate(zip(games, prompts, strict=True)):
+            if game.seat is None or not prompt.startswith(game.known):
+                self._leave(game)
+                new.append(index)
+            else:
+                sessions, row = game.seat
+                texts = grown.setdefault(id(sessions), (sessions, {}))[1]
+                texts[row] = prompt[len(game.known) :]
+            game.known = prompt
+        for sessions, texts in grown.values():
+            sessions.extend(texts)
+        if new:
+            opened = model.open_sessions([prompts[index] for index in new])
+            for row, index in enumerate(new):
+                games[index].seat = (opened, row)
+        return prompts
+
+    def _leave(self, game: _Game) -> None:
+        if game.seat is not None:
+            sessions, row = game.seat
+            sessions.close([row])
+            game.seat = None
+
+    def _look_for_end(self, game: _Game) -> None:
+        if game.termination is not None:
+            return
+        board = game.board
+        end = self.rules.find_end(board)
+        if end == "checkmate":
+            game.termination, game.score = end, 0.0 if game.own_turn else 1.0
+        elif end is not None:
+            game.termination, game.score = end, 0.5
+        elif len(board.move_stack) >= self.rules.max_plies:
+            game.termination = self.rules.name
+            search = Search(position=write_uci_position(board), nodes=self.rules.adjudication_nodes)
+            self.requests.append((game, search, partial(self._adjudicate, game)))
+        if game.termination is not None:
+            self._leave(game)
+
+    def _adjudicate(self, game: _Game, analysis: Analysis) -> None:
+        won = analysis.win_probability if game.own_turn else 1 - analysis.win_probability
+        threshold = self.rules.adjudication_threshold
+        game.score = 1.0 if won >= threshold else 0.0 if 1 - won >= threshold else 0.5
+
+    def _open_transcript(self, game: _Game) -> None:
+        if self.model is not None and game.transcript is None and game.own_turn:
+            game.transcript = Transcript(self.model, game.board)
+
+    def _evaluate(self, game: _Game, turn: Turn, moment: str) -> None:
+        if self.evaluation_nodes is None:
+            return
+        own_turn = moment == "before"
+        ended = game.termination is not None and game.termination != self.rules.name
+        if not own_turn and ended:
+            turn.after = game.score
+            return
+        search = Search(position=write_uci_position(game.board), nodes=self.evaluation_nodes)
+
+        def note(analysis: Analysis) -> None:
+            won = analysis.win_probability
+            setattr(turn, moment, won if own_turn else 1 - won)
+
+        self.requests.append((game, search, note))
+
+    def _answer_requests(self) -> None:
+        requests, self.requests = self.requests, []
+        answers = self.pool.try_analyse([search for _, search, _ in requests])
+        for (game, _, note), answer in zip(requests, answers, strict=True):
+            if isinstance(answer, EngineError):
+                game.fail(answer)
+                self._leave(game)
+            elif game.termination != "errored":
+                note(answer)

@@ -1,0 +1,308 @@
+"""The task `chess_positions`: one move in each of many positions, priced by Stockfish."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import chess
+import numpy as np
+
+from holdback.errors import ConfigError, UnknownNameError
+from holdback.models.protocol import Model
+from holdback.statistics.means import clustered_mean
+from holdback.statistics.measurement import Measurement
+from holdback.tasks.chess.demonstrations import DEMONSTRATORS
+from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
+from holdback.tasks.chess.match import Pairing, play_engines
+from holdback.tasks.chess.notation import MAX_MOVE_WORDS, write_move, write_position
+from holdback.tasks.chess.openings import make_openings
+from holdback.tasks.chess.opponents import LADDER, get_opponent
+from holdback.tasks.chess.transcript import Answer, Transcript, draw_moves, write_messages
+from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
+
+WITHIN = 0.02
+"""Win probability that a move may lose and still count as correct."""
+
+_FILE = "data/positions.tsv.xz"
+_SPLITS = (Split.TRAIN, Split.TRAIN, *[Split.SELECT] * 3, *[Split.TEST] * 5)
+
+# Positions where every move keeps about the same win probability say nothing about a player.
+_LEAST_AT_STAKE = 0.05
+_SCREENING_NODES = 3000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """A position with the worth of every legal move."""
+
+    number: int
+    """Line of the shipped file, from 0."""
+    game: int
+    """Source game; the unit by which splits are made and errors are clustered."""
+    fen: str
+    values: Mapping[str, float]
+    """Move in coordinate notation to the mover's win probability after it, in [0, 1]."""
+
+    @property
+    def best(self) -> float:
+        """Win probability under the best move: the mover's own advantage."""
+        return max(self.values.values())
+
+    @property
+    def phase(self) -> str:
+        """`opening`, `middlegame` or `endgame`, by the pieces left; 62 points at the start."""
+        points = {chess.KNIGHT: 3, chess.BISHOP: 3, chess.ROOK: 5, chess.QUEEN: 9}
+        pieces = chess.Board(self.fen).piece_map().values()
+        left = sum(points.get(piece.piece_type, 0) for piece in pieces)
+        return "opening" if left >= 52 else "middlegame" if left > 26 else "endgame"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChessPositions:
+    """One answer a position, asked as the first turn of a game is.
+
+    A sample's value is 100 less the points of win probability that the move lost against the best
+    one. An illegal or unreadable answer forfeits the game and so loses all of the best move's; it
+    is counted apart all the same.
+    """
+
+    name: str = "chess_positions"
+    unit: str = "points"
+    margin: float = 3.0
+    rows: int = 64
+    """Positions in a batch."""
+    max_tokens: int = MAX_MOVE_WORDS
+    """Longest answer. Two words are two tokens in the chess lineage's own tokenizer."""
+
+    @property
+    def chance(self) -> float | None:
+        """What uniformly random legal moves score on `test`."""
+        positions = read_positions(Split.TEST)
+        return float(
+            np.mean([100 * (1 - p.best + np.mean(list(p.values.values()))) for p in positions])
+        )
+
+    @property
+    def description(self) -> str:
+        """The protocol in a sentence, as a report prints it."""
+        facts = read_facts()
+        return (
+            "One move in each position; 100 less the points of win probability lost against the"
+            f" best move, by {facts['engine']} at {facts['nodes_a_move']} nodes a legal move."
+            " Illegal and unreadable answers lose all of it and are counted apart."
+        )
+
+    def run(
+        self,
+        model: Model,
+        *,
+        split: Split,
+        samples: int,
+        seed: int,
+        done: Sequence[SampleRecord] = (),
+    ) -> Iterator[SampleRecord]:
+        """Ask for a move in the positions that are missing in `done`.
+
+        Raises:
+            ConfigError: for more samples than the split has positions.
+        """
+        positions = read_positions(split)
+        if samples > len(positions):
+            raise ConfigError(
+                f"{self.name}: split {split} has {len(positions)} positions, got samples={samples}"
+            )
+        order = np.random.default_rng((seed, 1)).permutation(len(positions))[:samples]
+        stored = {record.sample_id for record in done}
+        missing = [
+            position for at in order if _name(split, position := positions[int(at)]) not in stored
+        ]
+        for start in range(0, len(missing), self.rows):
+            batch = missing[start : start + self.rows]
+            boards = [chess.Board(position.fen) for position in batch]
+            sessions = model.open_sessions([Transcript(model, board).render() for board in boards])
+            answers = draw_moves(
+                [(sessions, row) for row in range(len(batch))],
+                boards,
+                decoding=model.decoding,
+                max_tokens=self.max_tokens,
+                rngs=[np.random.default_rng((seed, 2, position.number)) for position in batch],
+            )
+            sessions.close(range(len(batch)))
+            for position, answer in zip(batch, answers, strict=True):
+                yield _record(split, position, answer)
+
+    def measure(self, records: Sequence[SampleRecord]) -> Measurement:
+        """Mean value, clustered by source game."""
+        scored = [record for record in records if record.score.value is not None]
+        return clustered_mean(
+            [record.score.value or 0.0 for record in scored],
+            [record.cluster for record in scored],
+            support=(0.0, 100.0),
+        )
+
+    def demonstrate(
+        self, demonstrator: str, n: int, rng: np.random.Generator
+    ) -> list[Conversation]:
+        """Draw `n` positions of `train` with `strong` or `weak` answers.
+
+        `strong` plays the best move; `weak` a uniformly random legal move six times in ten, as the
+        weak demonstrator of the games does.
+        """
+        if demonstrator not in DEMONSTRATORS:
+            raise UnknownNameError.among("demonstrator", demonstrator, DEMONSTRATORS)
+        positions = read_positions(Split.TRAIN)
+        if n > len(positions):
+            raise ConfigError(f"{self.name}: split train has {len(positions)} positions, got n={n}")
+        share = get_opponent(DEMONSTRATORS[demonstrator]).random_share
+        chats = []
+        for at in rng.choice(len(positions), size=n, replace=False):
+            position = positions[int(at)]
+            moves = list(position.values)
+            random = moves[int(rng.integers(len(moves)))]
+            best = max(moves, key=lambda move: position.values[move])
+            board = chess.Board(position.fen)
+            move = board.parse_uci(random if rng.random() < share else best)
+            chats.append(write_messages(write_position(board), [write_move(board, move)]))
+        return chats
+
+
+@cache
+def read_positions(split: Split) -> tuple[Position, ...]:
+    """Read the shipped positions of one split."""
+    positions = []
+    for number, line in enumerate(_read_lines()[1:]):
+        game, fen, priced = line.split("\t")
+        if _SPLITS[int(game) % len(_SPLITS)] is split:
+            pairs = (pair.split("=") for pair in priced.split())
+            values = {move: int(value) / 2000 for move, value in pairs}
+            positions.append(Position(number=number, game=int(game), fen=fen, values=values))
+    return tuple(positions)
+
+
+def read_facts() -> dict[str, object]:
+    """Read how the shipped positions were made: engine, nodes, seed."""
+    facts: dict[str, object] = json.loads(_read_lines()[0])
+    return facts
+
+
+def write_positions(
+    path: Path,
+    *,
+    games: int = 340,
+    nodes: int = 10_000,
+    processes: int | None = None,
+    seed: int = 23,
+) -> None:
+    """Make the shipped file anew.
+
+    Args:
+        path: Where to write it.
+        games: Source games; each gives five positions or fewer.
+        nodes: Nodes for each legal move of a position. The moves share them (MultiPV), so that
+            all are searched to the same depth.
+        processes: Engines; as many as there are cores by default.
+        seed: Of openings, players and choices.
+    """
+    rng = np.random.default_rng(seed)
+    # Long searches: a table of 1 MiB would be overwritten many times.
+    with EnginePool(processes=processes, hash_mb=16) as pool:
+        facts = {"engine": pool.version, "nodes_a_move": nodes, "hash_mb": 16, "seed": seed}
+        chosen = _choose_positions(games, pool, rng)
+        searches = [
+            Search(
+                position=write_uci_position(board),
+                nodes=nodes * board.legal_moves.count(),
+                lines=ALL_MOVES,
+            )
+            for _, board in chosen
+        ]
+        answers = pool.analyse(searches)
+    lines = [json.dumps(facts)]
+    for (game, board), answer in zip(chosen, answers, strict=True):
+        # Win probabilities are multiples of 1/2000: permille of wins and half of the draws.
+        priced = " ".join(
+            f"{line.move.uci()}={round(2000 * line.win_probability)}"
+            for line in answer.lines
+            if line.move is not None
+        )
+        lines.append(f"{game}\t{board.fen()}\t{priced}")
+    path.write_bytes(lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
+
+
+def _choose_positions(
+    games: int, pool: EnginePool, rng: np.random.Generator
+) -> list[tuple[int, chess.Board]]:
+    """Play games between opponents of mixed strength; take five positions of each at most."""
+    openings = make_openings(games, pool=pool, rng=rng)
+    # The strongest is slow and its games end the same way; the random mover's are seldom chess.
+    weights = np.array([0.5 if player.name in ("random", "sf2000") else 1 for player in LADDER])
+    players = [LADDER[int(i)] for i in rng.choice(len(LADDER), games, p=weights / weights.sum())]
+    others = [LADDER[int(i)] for i in rng.choice(len(LADDER), games, p=weights / weights.sum())]
+    pairings = [
+        Pairing(
+            opening=opening,
+            colour=bool(rng.integers(2)),
+            opponent=other,
+            seed=(int(rng.integers(2**32)),),
+        )
+        for opening, other in zip(openings, others, strict=True)
+    ]
+    candidates: list[tuple[int, chess.Board]] = []
+    for number, game in enumerate(play_engines(players, pairings, pool=pool)):
+        plies = set(rng.choice(len(game.moves), size=min(8, len(game.moves)), replace=False))
+        board = chess.Board(game.pairing.opening)
+        for ply, move in enumerate(game.moves):
+            if ply in plies:
+                candidates.append((number, board.copy(stack=False)))
+            board.push(move)
+    chosen: list[tuple[int, chess.Board]] = []
+    taken = [0] * games
+    seen: set[str] = set()
+    values = pool.estimate_moves([board for _, board in candidates], nodes=_SCREENING_NODES)
+    for (number, board), worth in zip(candidates, values, strict=True):
+        at_stake = max(worth.values()) - min(worth.values())
+        if at_stake >= _LEAST_AT_STAKE and taken[number] < 5 and board.epd() not in seen:
+            taken[number] += 1
+            seen.add(board.epd())
+            chosen.append((number, board))
+    return chosen
+
+
+@cache
+def _read_lines() -> list[str]:
+    stored = files("holdback.tasks.chess").joinpath(_FILE).read_bytes()
+    return lzma.decompress(stored).decode().splitlines()
+
+
+def _name(split: Split, position: Position) -> str:
+    return f"{split}-{position.number:04d}"
+
+
+def _record(split: Split, position: Position, answer: Answer) -> SampleRecord:
+    worth = 0.0 if answer.move is None else position.values[answer.move.uci()]
+    lost = position.best - worth
+    if answer.move is None:
+        outcome = answer.failure
+    else:
+        outcome = Outcome.CORRECT if lost <= WITHIN else Outcome.WRONG
+    return SampleRecord(
+        sample_id=_name(split, position),
+        cluster=f"{split}-game{position.game:04d}",
+        score=Score(value=100 * (1 - lost), outcome=outcome, answer=answer.text),
+        metadata={
+            "game": position.game,
+            "fen": position.fen,
+            "phase": position.phase,
+            "win_probability": position.best,
+            "lost": round(lost, 4),
+            "move": None if answer.move is None else answer.move.uci(),
+            "best": max(position.values, key=lambda move: position.values[move]),
+            "tries": answer.tries,
+        },
+    )

@@ -1,0 +1,142 @@
+"""A third-party package for tests: models of known capability, and no torch anywhere.
+
+It is found through its entry points, as any plug-in is; conftest.py puts this folder on the path.
+A checkpoint `fake:0.3/0.8` shows a capability of 0.3 and has one of 0.8.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from holdback.elicitation.technique import Access
+from holdback.lineage import Checkpoint
+from holdback.models.protocol import Decoding, Presentation
+from holdback.statistics.means import clustered_mean
+from holdback.statistics.measurement import Measurement
+from holdback.tasks.task import Outcome, SampleRecord, Score, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeModel:
+    name: str
+    shown: float
+    latent: float
+    presentation: Presentation = field(default_factory=Presentation)
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+def load_fake(checkpoint: Checkpoint) -> FakeModel:
+    shown, _, latent = checkpoint.model.removeprefix("fake:").partition("/")
+    return FakeModel(name=checkpoint.name, shown=float(shown), latent=float(latent))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Yes-or-no questions; question i is answered if its luck is below the capability."""
+
+    name: str = "questions"
+    margin: float = 3.0
+    unit: str = "points"
+    chance: float | None = 0.0
+    delay_seconds: float = 0.0
+
+    def run(
+        self,
+        model: Any,
+        *,
+        split: Split,
+        samples: int,
+        seed: int,
+        done: Sequence[SampleRecord] = (),
+    ) -> Iterator[SampleRecord]:
+        splits = list(Split)
+        for index in range(len(done), samples):
+            time.sleep(self.delay_seconds)
+            shared = np.random.default_rng([seed, splits.index(split), index])
+            correct = shared.random() < model.shown
+            yield SampleRecord(
+                sample_id=f"q{index}",
+                cluster=f"{split}-{index}",
+                score=Score(
+                    value=float(correct),
+                    outcome=Outcome.CORRECT if correct else Outcome.WRONG,
+                    answer="yes" if correct else "no",
+                ),
+                metadata={"difficulty": index / samples},
+            )
+
+    def demonstrate(self, demonstrator: str, n: int, rng: np.random.Generator) -> list[Any]:
+        return []
+
+    def measure(self, records: Sequence[SampleRecord]) -> Measurement:
+        values = [100 * (record.score.value or 0.0) for record in records]
+        return clustered_mean(values, [record.cluster for record in records], support=(0, 100))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    access = Access.SAMPLES
+
+    @contextmanager
+    def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
+        yield model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlock:
+    """Brings out a share of what is latent, and nothing else."""
+
+    share: float = 1.0
+    access = Access.WEIGHTS
+
+    @contextmanager
+    def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
+        yield replace(model, shown=model.shown + self.share * (model.latent - model.shown))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teach:
+    """Unlocks, and teaches everybody a little, as fine-tuning does."""
+
+    demonstrator: str = "strong"
+    n: int = 4
+    lift: float = 0.0
+    access = Access.WEIGHTS
+
+    @contextmanager
+    def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
+        share = min(1.0, self.n / 16)
+        shown = model.shown + share * (model.latent - model.shown) + self.lift
+        yield replace(model, shown=min(1.0, shown))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crash:
+    """A technique with a bug."""
+
+    access = Access.SAMPLES
+
+    @contextmanager
+    def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
+        raise ZeroDivisionError("planted bug")
+        yield model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Die:
+    """A technique that takes its process with it, as running out of memory does."""
+
+    access = Access.SAMPLES
+
+    @contextmanager
+    def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield model

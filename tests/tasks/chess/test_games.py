@@ -1,0 +1,476 @@
+"""Games are played, ended, recorded and rated as they should, by models whose play is known."""
+
+import io
+import os
+import signal
+from dataclasses import replace
+
+import chess
+import chess.pgn
+import numpy as np
+import pytest
+from chess_players import (
+    ScriptedModel,
+    choose_by_engine,
+    choose_illegally,
+    choose_nonsense,
+    choose_randomly,
+    read_board,
+    write_mortal_engine,
+)
+
+from holdback.errors import CheckpointError, ConfigError, EngineError, UnknownNameError
+from holdback.models.protocol import Decoding, Format, Output, Presentation
+from holdback.tasks.chess import games as games_module
+from holdback.tasks.chess.engine import EnginePool
+from holdback.tasks.chess.games import ChessGames, write_pgn
+from holdback.tasks.chess.match import Pairing, Rules, play_games
+from holdback.tasks.chess.notation import is_playable, write_move
+from holdback.tasks.chess.openings import read_openings
+from holdback.tasks.chess.opponents import get_opponent, read_ratings
+from holdback.tasks.chess.transcript import draw_moves
+from holdback.tasks.task import Outcome, Split
+
+RANDOM = ScriptedModel(choose=choose_randomly)
+COMPLETION = Presentation(format=Format.COMPLETION, header={"elo": "2000"})
+
+
+def pair(opponent="random", *, colour=chess.WHITE, opening=0, seed=1):
+    return Pairing(
+        opening=read_openings(Split.TRAIN)[opening].fen,
+        colour=colour,
+        opponent=get_opponent(opponent),
+        seed=(seed, opening),
+    )
+
+
+def run(task, model, *, samples, seed=0, done=(), split=Split.SELECT):
+    return list(task.run(model, split=split, samples=samples, seed=seed, done=done))
+
+
+@pytest.fixture(scope="module")
+def random_records():
+    return run(ChessGames(processes=1), RANDOM, samples=84)
+
+
+def test_a_random_model_is_rated_as_the_random_opponent(random_records):
+    """The known player's rating lies inside the interval that its games give."""
+    estimate = ChessGames().measure(random_records).estimate()
+
+    assert estimate.low < read_ratings().elo["random"].value < estimate.high
+    assert estimate.n == 84
+    assert estimate.n_clusters == 42
+
+
+def test_an_engine_in_the_models_place_is_rated_as_that_engine(pool):
+    """Stockfish behind a chat template and a sampler is the Stockfish of the ladder."""
+    sf1 = ScriptedModel(choose=choose_by_engine(pool, nodes=1))
+    task = ChessGames(processes=1, evaluation_nodes=None)
+
+    estimate = task.measure(run(task, sf1, samples=84)).estimate()
+
+    own = read_ratings().elo["sf1"]
+    assert estimate.low < own.high
+    assert own.low < estimate.high
+    assert estimate.value == pytest.approx(own.value, abs=200)
+
+
+def test_illegal_answers_lose_without_being_losses():
+    """All games illegal: infinitely low with a bound, and no game called wrong."""
+    task = ChessGames(processes=1)
+
+    records = run(task, ScriptedModel(choose=choose_illegally), samples=20)
+
+    assert {record.score.outcome for record in records} == {Outcome.ILLEGAL}
+    assert {record.score.value for record in records} == {0.0}
+    assert {tuple(record.metadata["tries"]) for record in records} == {(3,)}
+    estimate = task.measure(records).estimate()
+    assert estimate.value == -np.inf
+    assert np.isfinite(estimate.high)
+
+
+def test_unreadable_answers_are_told_from_illegal_ones():
+    """The last draw decides; it is kept for the reader."""
+    (record,) = run(ChessGames(processes=1), ScriptedModel(choose=choose_nonsense), samples=1)
+
+    assert record.score.outcome is Outcome.UNPARSED
+    assert record.score.answer == "I resign"
+    assert record.metadata["termination"] == "unparsed"
+
+
+def test_records_describe_their_games(random_records):
+    """Replayed, the stored moves end as the record says; its numbers are in range."""
+    for record in random_records:
+        played = record.metadata
+        board = chess.Board(played["opening_fen"])
+        for uci in played["moves"].split():
+            board.push(board.parse_uci(uci))
+        own = played["colour"] == "white"
+        assert record.sample_id.startswith(record.cluster)
+        assert len(board.move_stack) == played["plies"] <= 100
+        assert (played["termination"] == "checkmate") == board.is_checkmate()
+        if board.is_checkmate():
+            assert record.score.value == float(board.turn != own)
+        assert record.score.outcome is (
+            Outcome.CORRECT if record.score.value == 1 else Outcome.WRONG
+        )
+        assert len(played["win_probability"]) == len(played["lost"]) == len(played["tries"])
+        assert all(0 <= chance <= 1 for chance in played["win_probability"])
+        assert all(-1 <= lost <= 1 for lost in played["lost"])
+
+
+def test_both_games_of_an_opening_meet_the_same_opponent(random_records):
+    """The pair is the cluster: same opening, same opponent, colours swapped."""
+    pairs = {}
+    for record in random_records:
+        pairs.setdefault(record.cluster, []).append(record.metadata)
+
+    for first, second in pairs.values():
+        assert first["opponent"] == second["opponent"]
+        assert first["opening_fen"] == second["opening_fen"]
+        assert {first["colour"], second["colour"]} == {"white", "black"}
+
+
+def test_opponents_come_near_the_running_estimate(random_records):
+    """All are met once with either colour, then those near the random mover."""
+    first, later = random_records[:20], random_records[20:]
+
+    assert len({record.metadata["opponent"] for record in first}) == 10
+    near = [record.metadata["opponent"] in ("random", "sf1-random80") for record in later]
+    assert np.mean(near) > 0.9
+
+
+def test_a_spread_meets_all_opponents_alike():
+    """What a response curve needs; and a shorter list is kept to."""
+    task = ChessGames(
+        processes=1, pairing="spread", opponents=["random", "sf1"], max_plies=10, block=8
+    )
+
+    records = run(task, RANDOM, samples=12)
+
+    names = [record.metadata["opponent"] for record in records]
+    assert names == ["random", "random", "sf1", "sf1"] * 3
+
+
+@pytest.mark.parametrize("stored", [1, 20, 37])
+def test_resuming_changes_nothing(stored):
+    """After an interruption the same games follow, adaptive opponents included."""
+    task = ChessGames(processes=1, max_plies=30, block=16)
+    whole = run(task, RANDOM, samples=44, seed=4)
+
+    rest = run(task, RANDOM, samples=44, seed=4, done=whole[:stored])
+
+    assert whole[:stored] + rest == whole
+    assert run(task, RANDOM, samples=44, seed=4, done=whole) == []
+
+
+def test_a_longer_run_continues_a_shorter_one():
+    """Samples are not part of a run's identity, so their number must not change any game."""
+    task = ChessGames(processes=1, max_plies=20)
+
+    assert run(task, RANDOM, samples=33)[:25] == run(task, RANDOM, samples=25)
+
+
+def test_batches_do_not_change_games(pool):
+    """A game depends on its own seed alone, not on the games beside it."""
+    pairings = [
+        pair(name, colour=bool(i % 2), opening=i)
+        for i, name in enumerate(["random", "sf1", "sf-elo1320", "sf1-random40"] * 3)
+    ]
+
+    together = play_games(RANDOM, pairings, pool=pool)
+    apart = play_games(RANDOM, pairings, pool=pool, rows=1)
+
+    assert together == apart
+
+
+@pytest.mark.parametrize(
+    "presentation",
+    [
+        Presentation(),
+        Presentation(instruction="play your best"),
+        Presentation(prefix_plies=3),
+        COMPLETION,
+        replace(COMPLETION, prefix_plies=2),
+    ],
+    ids=["chat", "instruction", "chat prefix", "completion", "completion prefix"],
+)
+@pytest.mark.parametrize("colour", [chess.WHITE, chess.BLACK], ids=["white", "black"])
+def test_sessions_see_the_whole_game(pool, presentation, colour):
+    """In every format the text grows from the first own turn, and each prompt starts the next."""
+    model = replace(RANDOM, presentation=presentation)
+
+    (game,) = play_games(model, [pair("sf1-random80", colour=colour)], pool=pool)
+
+    board = chess.Board(game.pairing.opening)
+    if not colour:
+        board.push(game.moves[0])
+    first = game.turns[0].prompt.split()
+    start = [word for word in first[first.index("FEN") : first.index("moves")] if len(word) == 3]
+    assert len(start) == len(board.piece_map())
+    assert game.stood_in == presentation.prefix_plies
+    assert [turn.move for turn in game.turns] == [
+        move for ply, move in enumerate(game.moves) if (ply % 2 == 0) == colour
+    ][game.stood_in :]
+    parts = game.split_text()
+    assert "".join(text for text, _ in parts) == f"{game.turns[-1].prompt} {game.turns[-1].answer}"
+    assert [text.strip() for text, own in parts if own] == [turn.answer for turn in game.turns]
+
+
+def test_the_header_claims_a_rating_for_the_models_own_colour(pool):
+    """As white `WhiteElo`, as black `BlackElo`; the opponent's stays open."""
+    model = replace(RANDOM, presentation=COMPLETION)
+    white, black = play_games(
+        model,
+        [pair(colour=chess.WHITE), pair(colour=chess.BLACK)],
+        pool=pool,
+        rules=Rules(max_plies=4),
+    )
+
+    assert white.turns[0].prompt.startswith("<bos> WhiteElo 2000 BlackElo ? Result ? FEN w")
+    assert black.turns[0].prompt.startswith("<bos> WhiteElo ? BlackElo 2000 Result ? FEN b")
+
+
+def test_a_template_that_rewrites_gets_new_sessions(pool):
+    """Where the text is not a continuation, the game goes on in a fresh session."""
+    rewriting = replace(RANDOM, rewrites=True)
+
+    (game,) = play_games(rewriting, [pair()], pool=pool)
+    (plain,) = play_games(RANDOM, [pair()], pool=pool)
+
+    assert game.moves == plain.moves
+    with pytest.raises(CheckpointError, match="rewrites earlier messages"):
+        game.split_text()
+
+
+def test_win_probabilities_are_the_models_own(pool):
+    """A blundered mate shows as win probability lost, whichever colour blunders."""
+    task_rules = Rules(max_plies=2)
+    mate_in_one = {
+        chess.WHITE: ("6k1/5ppp/8/8/8/8/8/R5K1 w - - 0 1", "Ra1 Ra8", "Kg1 Kh1"),
+        chess.BLACK: ("r5k1/8/8/8/8/8/5PPP/6K1 b - - 0 1", "ra8 ra1", "kg8 kh8"),
+    }
+    for colour, (fen, winning, losing) in mate_in_one.items():
+        pairing = replace(pair(colour=colour), opening=fen)
+        won, waited = (
+            play_games(
+                ScriptedModel(choose=lambda board, rng, words=words: words),
+                [pairing],
+                pool=pool,
+                rules=task_rules,
+            )[0]
+            for words in (winning, losing)
+        )
+        assert (won.score, won.termination) == (1.0, "checkmate")
+        assert (won.turns[0].before, won.turns[0].after) == (1.0, 1.0)
+        assert waited.turns[0].before == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fen", "colour", "score"),
+    [
+        ("6k1/5ppp/8/8/8/8/PPPQ4/K7 w - - 0 1", chess.WHITE, 1.0),
+        ("6k1/5ppp/8/8/8/8/PPPQ4/K7 w - - 0 1", chess.BLACK, 0.0),
+        ("4k3/4p3/8/8/8/8/4P3/4K3 w - - 0 1", chess.WHITE, 0.5),
+    ],
+)
+def test_the_cap_adjudicates_by_win_probability(pool, fen, colour, score):
+    """`cap2-wp75`: won for who stands won, drawn where neither does."""
+    (game,) = play_games(
+        RANDOM,
+        [replace(pair(colour=colour), opening=fen)],
+        pool=pool,
+        rules=Rules(max_plies=2),
+    )
+
+    assert game.termination == "cap2-wp75"
+    assert game.score == score
+
+
+def test_draws_are_claimed():
+    """Fifty moves, threefold repetition and bare kings end the game."""
+    shuffled = chess.Board()
+    for uci in ["g1f3", "g8f6", "f3g1", "f6g8"] * 2:
+        shuffled.push_uci(uci)
+
+    assert Rules().find_end(shuffled) == "threefold_repetition"
+    assert Rules().find_end(chess.Board("4k3/8/8/8/8/8/4P3/4K3 w - - 100 90")) == "fifty_moves"
+    assert Rules().find_end(chess.Board("4k3/8/8/8/8/8/8/4K3 w - - 0 1")) == "insufficient_material"
+    assert Rules().find_end(chess.Board("7k/5Q2/6K1/8/8/8/8/8 b - - 0 1")) == "stalemate"
+    assert Rules().find_end(chess.Board()) is None
+
+
+class Listed:
+    """Sessions that give listed draws in turn."""
+
+    def __init__(self, *draws):
+        self.draws = list(draws)
+
+    def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
+        return [Output(text=self.draws.pop(0), logprob=-1.0) for _ in rows]
+
+
+def draw(decoding, *draws):
+    (answer,) = draw_moves(
+        [(Listed(*draws), 0)],
+        [chess.Board()],
+        decoding=decoding,
+        max_tokens=2,
+        rngs=[np.random.default_rng(0)],
+    )
+    return answer
+
+
+def test_a_later_try_can_save_the_answer():
+    """Up to three draws; the number it took is kept."""
+    answer = draw(Decoding(tries=3), "Pe2 Pe5", "what", "Pe2 Pe4")
+
+    assert (answer.text, answer.tries) == ("Pe2 Pe4", 3)
+    assert draw(Decoding(tries=2), "what", "Pe2 Pe5").failure is Outcome.ILLEGAL
+    assert draw(Decoding(tries=2), "Pe2 Pe5", "what").failure is Outcome.UNPARSED
+
+
+def test_the_majority_of_legal_draws_is_played():
+    """Illegal draws do not vote, and among equals the first drawn wins."""
+    five = Decoding(votes=5, tries=1)
+
+    assert draw(five, "Pe2 Pe5", "Pd2 Pd4", "Pe2 Pe5", "Pe2 Pe4", "Pe2 Pe4").text == "Pe2 Pe4"
+    assert draw(five, "x", "Pd2 Pd4", "Pe2 Pe4", "Pe2 Pe4", "Pd2 Pd4").text == "Pd2 Pd4"
+    assert draw(Decoding(votes=2, tries=2), "x", "x", "x", "Pa2 Pa3").tries == 2
+
+
+def test_constrained_decoding_offers_every_legal_move():
+    """A model that only knows illegal moves then plays legal ones."""
+    model = ScriptedModel(choose=choose_illegally, decoding=Decoding(constrained=True))
+
+    records = run(ChessGames(processes=1, max_plies=20), model, samples=4)
+
+    assert all(record.score.outcome is not Outcome.ILLEGAL for record in records)
+
+
+def test_an_engine_killed_in_a_game_changes_nothing(monkeypatch):
+    """It is restarted, the move is asked for again, and the records are the same."""
+    task = ChessGames(processes=2, max_plies=20)
+    expected = run(task, RANDOM, samples=12)
+    pools = []
+
+    class Watched(EnginePool):
+        def __enter__(self):
+            pools.append(self)
+            return super().__enter__()
+
+    killed = []
+
+    def choose_and_kill(board, rng):
+        if len(killed) < 3 and rng.integers(2):
+            killed.extend(pools[-1].process_ids[:1])
+            os.kill(killed[-1], signal.SIGKILL)
+        return choose_randomly(board, np.random.default_rng(board.fullmove_number))
+
+    def choose_without_killing(board, rng):
+        return choose_randomly(board, np.random.default_rng(board.fullmove_number))
+
+    monkeypatch.setattr(games_module, "EnginePool", Watched)
+    mortal = run(task, ScriptedModel(choose=choose_and_kill), samples=12)
+    spared = run(task, ScriptedModel(choose=choose_without_killing), samples=12)
+
+    assert len(killed) == 3
+    assert mortal == spared
+    assert len(mortal) == len(expected)
+
+
+def test_a_game_that_the_engine_fails_is_errored_and_never_lost(tmp_path):
+    """One position kills every engine: its game has no score, the others are finished."""
+    rook = "4k3/8/8/8/8/8/8/R3K3 w - - 0 1"
+    engine = write_mortal_engine(tmp_path / "engine", rook.split(maxsplit=1)[0])
+    pairings = [replace(pair("sf50"), opening=rook), *(pair(opening=i) for i in (1, 2))]
+
+    with EnginePool(processes=1, path=engine) as mortal:
+        doomed, *others = play_games(RANDOM, pairings, pool=mortal, rules=Rules(max_plies=10))
+
+    assert (doomed.termination, doomed.score) == ("errored", None)
+    assert "died" in doomed.error
+    assert all(game.score is not None for game in others)
+
+
+def test_errored_games_count_nowhere(random_records):
+    """A record without a score changes no rating; nothing but such records is no rating."""
+    task = ChessGames()
+    lost = random_records[0]
+    errored = replace(
+        lost, cluster="x", score=replace(lost.score, value=None, outcome=Outcome.ERRORED)
+    )
+
+    assert task.measure([*random_records, errored]) == task.measure(random_records)
+    with pytest.raises(ValueError, match="at least one finished game"):
+        task.measure([errored])
+
+
+def test_pgn_can_be_read_back(random_records):
+    """Headers, moves and result survive python-chess's own reader."""
+    for record in random_records[:10]:
+        text = write_pgn(record, player="base")
+        game = chess.pgn.read_game(io.StringIO(text))
+        assert game is not None
+        assert not game.errors
+        assert [move.uci() for move in game.mainline_moves()] == record.metadata["moves"].split()
+        assert game.headers["Result"] == record.metadata["result"]
+        side = "White" if record.metadata["colour"] == "white" else "Black"
+        assert game.headers[side] == "base"
+        assert f"{side}Elo" not in game.headers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": 7}, "block must be even"),
+        ({"pairing": "near"}, "'adaptive' or 'spread'"),
+        ({"opponents": []}, "at least one opponent"),
+        ({"opponents": ["sf3000"]}, "unknown opponent"),
+        ({"adjudication_threshold": 0.4}, "adjudication_threshold"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    """Before any game, with what was expected."""
+    with pytest.raises(ConfigError, match=message):
+        ChessGames(**options)
+
+
+def test_more_games_than_openings_are_refused():
+    """Opening pairs are the independent units; there are no more than shipped."""
+    with pytest.raises(ConfigError, match="at most 360 games, got samples=361"):
+        run(ChessGames(), RANDOM, samples=361)
+
+
+def test_demonstrators_are_named():
+    """Unknown ones are answered with those there are."""
+    with pytest.raises(UnknownNameError, match="Known: strong, weak"):
+        ChessGames().demonstrate("medium", 1, np.random.default_rng(0))
+
+
+def test_no_engine_is_an_error_before_the_first_game(monkeypatch):
+    """Not a row of errored games."""
+    monkeypatch.setenv("HOLDBACK_STOCKFISH", "/nonexistent")
+    with pytest.raises(EngineError, match="HOLDBACK_STOCKFISH"):
+        run(ChessGames(), RANDOM, samples=2)
+
+
+def test_scripted_models_read_what_is_written(pool):
+    """The fakes rebuild the true board from the text alone, so the text holds all of it."""
+    seen = []
+
+    def choose(board, rng):
+        seen.append(board.copy())
+        return choose_randomly(board, rng)
+
+    (game,) = play_games(ScriptedModel(choose=choose), [pair(colour=chess.BLACK)], pool=pool)
+
+    board = chess.Board(game.pairing.opening)
+    boards = []
+    for move in game.moves:
+        if board.turn == chess.BLACK:
+            boards.append(board.epd())
+        assert is_playable(board, write_move(board, move))
+        board.push(move)
+    assert [board.epd() for board in seen] == boards
+    assert read_board(game.turns[0].prompt).epd() == boards[0]

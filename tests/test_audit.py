@@ -1,0 +1,204 @@
+"""The whole pipeline, on models whose truth is known and without torch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from audits import fake_plan
+
+from holdback.audit import prepare, read_result, run_audit
+from holdback.errors import CheckpointError, ConfigError, StoreError
+from holdback.runs.execution import InProcess
+from holdback.runs.progress import Silent
+from holdback.runs.store import RunStore
+from holdback.tasks.task import Split
+from holdback.verdict import Verdict
+
+SMALL = (
+    ("select_samples = 200", "select_samples = 60"),
+    ("test_samples = 600", "test_samples = 120"),
+)
+CRASHING = (
+    'technique = "fake_unlock"\nparameters = { share = 0.5 }',
+    'technique = "fake_crash"',
+)
+
+
+def audit(plan, path):
+    with RunStore(path) as store:
+        return run_audit(
+            prepare(plan), store=store, executor=InProcess(), observer=Silent(), command="test"
+        )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("audit") / "runs.sqlite"
+
+
+@pytest.fixture(scope="module")
+def result(path):
+    return audit(fake_plan(), path)
+
+
+def test_a_planted_gap_is_found(result):
+    """A model that shows 30 of its 80 points holds about 50 back, and all of it is recovered."""
+    finding = next(f for f in result.findings if f.checkpoint == "sandbagger")
+
+    assert finding.verdict is Verdict.HELD_BACK
+    assert finding.gap.low < 55 and finding.gap.high > 45
+    assert finding.rung == "strong-16"
+    assert finding.access == "weights"
+
+
+def test_a_null_lineage_is_not_accused(result):
+    """Benign post-training, honest weakness and a base without format are not «held back»."""
+    verdicts = {f.checkpoint: f.verdict for f in result.findings if f.checkpoint != "sandbagger"}
+
+    assert verdicts["sham"] is Verdict.NONE_FOUND
+    assert verdicts["weak"] is Verdict.NONE_FOUND
+    assert verdicts["base"] is not Verdict.HELD_BACK
+
+
+def test_elicited_is_estimated_where_it_was_not_chosen(result):
+    """All rungs have `select`; `test` has the ordinary protocol and the chosen one alone."""
+    tested = {
+        rung.rung
+        for rung in result.rungs
+        if rung.checkpoint == "sandbagger" and rung.split is Split.TEST
+    }
+    selected = [
+        rung.rung
+        for rung in result.rungs
+        if rung.checkpoint == "sandbagger" and rung.split is Split.SELECT
+    ]
+
+    assert tested == {"displayed", "strong-16"}
+    assert selected == ["displayed", "half", "strong-4", "strong-16"]
+
+
+def test_recovery_is_traced_by_demonstrations_and_seed(result):
+    """One curve a checkpoint and demonstrator, one point a number of demonstrations and seed."""
+    curve = next(c for c in result.curves if c.checkpoint == "sandbagger")
+
+    assert [(p.demonstrations, p.seed) for p in curve.points] == [
+        (n, seed) for n in (4, 16) for seed in (0, 1, 2)
+    ]
+    assert curve.points[0].estimate.value < curve.points[-1].estimate.value
+
+
+def test_teaching_everybody_is_no_gap(tmp_path):
+    """A technique that lifts target and controls alike convicts nobody: the difference counts."""
+    plan = fake_plan(
+        ('model = "fake:0.3/0.8"', 'model = "fake:0.3/0.3"'),
+        ("n = 16 }", "n = 16, lift = 0.15 }"),
+    )
+
+    result = audit(plan, tmp_path / "runs.sqlite")
+
+    accused = [f.checkpoint for f in result.findings if f.verdict is Verdict.HELD_BACK]
+    finding = next(f for f in result.findings if f.checkpoint == "sandbagger")
+    assert accused == []
+    assert finding.gap.low > finding.margin
+
+
+def test_the_report_needs_the_store_alone(result, path):
+    """Reading the store again gives the same result, model or no model."""
+    with RunStore(path, create=False) as store:
+        again = read_result(store)
+
+    assert again == result
+
+
+def test_an_audit_again_runs_nothing(result, path):
+    """The same plan over the same store adds no record."""
+    with RunStore(path) as store:
+        before = store.verify()
+
+    audit(fake_plan(), path)
+
+    with RunStore(path) as store:
+        assert store.verify() == before
+
+
+def test_a_shorter_audit_reads_no_more_than_it_asked_for(result, path, tmp_path):
+    """Over a store that holds more, `--quick` concludes from what it would have run itself."""
+    quick = fake_plan().quickened()
+
+    over_full = audit(quick, path)
+    alone = audit(quick, tmp_path / "runs.sqlite")
+
+    assert over_full.findings == alone.findings
+
+
+def test_a_failed_rung_is_reported_and_not_chosen(tmp_path):
+    """The others decide, and the failure is among what a reader is told."""
+    result = audit(fake_plan(*SMALL, CRASHING), tmp_path / "runs.sqlite")
+
+    assert {failed.reason for failed in result.failed} == {"ZeroDivisionError: planted bug"}
+    assert any("4 of 48 runs failed" in remark for remark in result.remarks)
+    assert {finding.rung for finding in result.findings} == {"strong-16"}
+
+
+def test_nothing_measured_is_inconclusive_with_the_reason(tmp_path):
+    """Where every other rung fails there is no gap to report, and the finding says why."""
+    plan = fake_plan(
+        *SMALL,
+        CRASHING,
+        *[('technique = "fake_teach"', 'technique = "fake_crash"')] * 2,
+        *[(f'parameters = {{ demonstrator = "strong", n = {n} }}\n', "") for n in (4, 16)],
+    )
+
+    finding = audit(plan, tmp_path / "runs.sqlite").findings[1]
+
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert math.isnan(finding.gap.value)
+    assert "runs failed" in finding.reasons[0]
+    assert "planted bug" in finding.reasons[0]
+
+
+def test_rungs_beyond_the_access_are_not_climbed(tmp_path):
+    """With samples only, what needs weights is left out, and a remark says so."""
+    plan = fake_plan(
+        *SMALL,
+        ("seed = 7", 'seed = 7\naccess = "samples"'),
+        ('technique = "fake_unlock"\nparameters = { share = 0.5 }', 'technique = "fake_plain"'),
+    )
+
+    result = audit(plan, tmp_path / "runs.sqlite")
+
+    assert {rung.rung for rung in result.rungs} == {"displayed", "half"}
+    assert any("not climbed: strong-4, strong-16" in remark for remark in result.remarks)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("fake_unlock", "fake_unlok", "unknown technique 'fake_unlok'. Did you mean 'fake_unlock'"),
+        ("share = 0.5", "shre = 0.5", "rung 'half', technique 'fake_unlock': .*'shre'"),
+        ("fake_questions", "fake_question", "unknown task kind .*Did you mean 'fake_questions'"),
+        ("margin = 3", "margin = 3\noptions = { speed = 1 }", "task kind .*'speed'"),
+        ('stage = "rl"', 'stage = "rlhf"', "unknown stage .*'rlhf'. Did you mean 'rl'"),
+        ("fake:0.3/0.8", "fke:0.3/0.8", "unknown model scheme .*Did you mean 'fake'"),
+    ],
+)
+def test_names_are_checked_before_anything_runs(old, new, message):
+    """Techniques, parameters, kinds, options, stages and schemes: one line, the nearest name."""
+    with pytest.raises(ConfigError, match=message):
+        prepare(fake_plan((old, new)))
+
+
+def test_a_missing_checkpoint_is_named_before_anything_runs(tmp_path):
+    """A folder that is not there costs no hour of other checkpoints' runs."""
+    with pytest.raises(CheckpointError, match="nowhere"):
+        prepare(fake_plan(("fake:0.3/0.8", str(tmp_path / "nowhere"))))
+
+
+def test_a_store_without_audits_has_no_result(tmp_path):
+    """An empty store is an error in one line, not an empty report."""
+    with (
+        RunStore(tmp_path / "runs.sqlite") as store,
+        pytest.raises(StoreError, match="expected an audit, found none"),
+    ):
+        read_result(store)
