@@ -8,7 +8,7 @@ import pytest
 from audits import fake_plan
 
 from holdback.audit import prepare, read_result, run_audit
-from holdback.errors import CheckpointError, ConfigError, StoreError
+from holdback.errors import CheckpointError, ConfigError, EngineError, StoreError
 from holdback.runs.execution import InProcess
 from holdback.runs.progress import Silent
 from holdback.runs.store import RunStore
@@ -47,7 +47,8 @@ def test_a_planted_gap_is_found(result):
     finding = next(f for f in result.findings if f.checkpoint == "sandbagger")
 
     assert finding.verdict is Verdict.HELD_BACK
-    assert finding.gap.low < 55 and finding.gap.high > 45
+    assert finding.gap.low < 55
+    assert finding.gap.high > 45
     assert finding.rung == "strong-16"
     assert finding.access == "weights"
 
@@ -138,7 +139,7 @@ def test_a_failed_rung_is_reported_and_not_chosen(tmp_path):
 
     assert {failed.reason for failed in result.failed} == {"ZeroDivisionError: planted bug"}
     assert any("4 of 48 runs failed" in remark for remark in result.remarks)
-    assert {finding.rung for finding in result.findings} == {"strong-16"}
+    assert "half" not in {finding.rung for finding in result.findings}
 
 
 def test_nothing_measured_is_inconclusive_with_the_reason(tmp_path):
@@ -202,3 +203,42 @@ def test_a_store_without_audits_has_no_result(tmp_path):
         pytest.raises(StoreError, match="expected an audit, found none"),
     ):
         read_result(store)
+
+
+def test_what_rises_above_a_weak_demonstrator_is_told_apart(tmp_path):
+    """Demonstrations of a player worth 40 points cannot teach 80; the strong one's say nothing."""
+    plan = fake_plan(('demonstrator = "strong", n = 16', 'demonstrator = "poor", n = 16'))
+
+    result = audit(plan, tmp_path / "runs.sqlite")
+    by_name = {finding.checkpoint: finding for finding in result.findings}
+
+    assert set(by_name["sandbagger"].above_demonstrator) == {"strong-16"}
+    assert by_name["sandbagger"].above_demonstrator["strong-16"].low > 0
+    assert by_name["weak"].above_demonstrator["strong-16"].high < 0
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        (["tokenizer.json"], "expected weights as .*safetensors"),
+        (["model.safetensors"], "expected tokenizer.json"),
+        (["tokenizer.json", "model.safetensors", "pytorch_model.bin"], "is a pickle"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_named_before_anything_runs(tmp_path, present, message):
+    """Weights and tokenizer are looked for first: other checkpoints' hours are not spent."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in present:
+        (folder / name).write_text("{}")
+
+    with pytest.raises(CheckpointError, match=message):
+        prepare(fake_plan(("fake:0.3/0.8", str(folder))))
+
+
+def test_a_missing_program_is_named_before_anything_runs():
+    """No engine, no games: said in one line, not once a run."""
+    plan = fake_plan(("margin = 3", 'margin = 3\noptions = { engine = "oracle" }'))
+
+    with pytest.raises(EngineError, match="oracle"):
+        prepare(plan)

@@ -57,6 +57,13 @@ class Lineage(StrEnum):
     CHESS = "chess"
 
 
+class Setup(StrEnum):
+    """Where chess games start."""
+
+    KINGS_AND_PAWNS = "kings_and_pawns"
+    STANDARD = "standard"
+
+
 class Preset(StrEnum):
     """How much machine a training run is for."""
 
@@ -88,6 +95,7 @@ Limit = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the findings, nothing else.")
 ]
+SetupName = Annotated[Setup, typer.Option(help="Where the games start.")]
 Report = Annotated[
     Path | None, typer.Option("--out", help="Where the report goes; runs/<audit>.html if unsaid.")
 ]
@@ -138,11 +146,14 @@ def audit(
     aside = Console(stderr=True)
     with RunStore(records) as opened:
         opened.verify()
-        with RunProgress(aside, f"audit {plan.name}") as progress:
+        with (
+            make_executor(workers or plan.budget.workers) as executor,
+            RunProgress(aside, f"audit {plan.name}") as progress,
+        ):
             result = run_audit(
                 prepared,
                 store=opened,
-                executor=make_executor(workers or plan.budget.workers),
+                executor=executor,
                 observer=progress,
                 command=shlex.join(["holdback", *sys.argv[1:]]),
             )
@@ -234,12 +245,14 @@ def rate_opponents(
     lineage: Lineage,
     *,
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
     games: Annotated[int, typer.Option(min=2, help="Games of each pair of neighbours.")] = 1000,
 ) -> None:
     """Play the round robin of the opponents, and write their ratings."""
     from holdback.tasks.chess import round_robin
+    from holdback.tasks.chess.setup import get_setup
 
-    ratings, facts = round_robin.rate_opponents(games=games, report=_tell)
+    ratings, facts = round_robin.rate_opponents(get_setup(setup), games=games, report=_tell)
     round_robin.write_ratings(out, ratings, facts)
 
 
@@ -248,12 +261,14 @@ def make_positions(
     lineage: Lineage,
     *,
     out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
     games: Annotated[int, typer.Option(min=1, help="Source games.")] = 340,
 ) -> None:
     """Make the positions anew, and evaluate every legal move of each."""
     from holdback.tasks.chess.positions import write_positions
+    from holdback.tasks.chess.setup import get_setup
 
-    write_positions(out, games=games)
+    write_positions(out, setup=get_setup(setup), games=games)
 
 
 def _tell(line: str) -> None:

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from holdback.elicitation.technique import Access
+from holdback.errors import EngineError
 from holdback.lineage import Checkpoint
 from holdback.models.protocol import Decoding, Presentation
+from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
 from holdback.tasks.task import Outcome, SampleRecord, Score, Split
@@ -47,6 +49,18 @@ class Questions:
     unit: str = "points"
     chance: float | None = 0.0
     delay_seconds: float = 0.0
+    engine: str = ""
+    """Program that it needs; there is none."""
+
+    def check_machine(self) -> None:
+        if self.engine:
+            raise EngineError(f"expected the program {self.engine!r}, found none; install it")
+
+    def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
+        rated = {"strong": 90.0, "poor": 40.0}.get(demonstrator)
+        return rated and Estimate(
+            value=rated, low=rated - 1, high=rated + 1, n=9999, n_clusters=9999, method="given"
+        )
 
     def run(
         self,

@@ -46,7 +46,7 @@ def test_refuses_code(tiny, tmp_path):
 def test_names_the_missing_file(tiny, tmp_path, missing):
     """Weights or tokenizer missing: the message says which and what to do."""
     (tmp_path / "tiny" / missing).unlink()
-    with pytest.raises(CheckpointError, match="safetensors|tokenizer"):
+    with pytest.raises(CheckpointError, match=r"safetensors|tokenizer"):
         load_weights(tiny)
 
 

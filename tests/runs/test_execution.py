@@ -48,12 +48,12 @@ def select_runs(plan):
 
 def run(plan, path, *, executor=None, observer=None):
     specs = select_runs(plan)
-    with RunStore(path) as store:
+    with RunStore(path) as store, executor or InProcess() as performing:
         execute(
             specs,
             plan=plan,
             store=store,
-            executor=executor or InProcess(),
+            executor=performing,
             observer=observer or Silent(),
         )
     return specs

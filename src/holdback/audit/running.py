@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from holdback.audit.reading import choose_rungs, read_result
 from holdback.audit.result import AuditResult
@@ -22,6 +23,19 @@ from holdback.runs.planning import (
 )
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split
+
+
+@runtime_checkable
+class ChecksMachine(Protocol):
+    """A task that needs more than Python, such as a chess engine."""
+
+    def check_machine(self) -> None:
+        """Look whether this machine has what the task needs.
+
+        Raises:
+            EngineError: if not, with what to do.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +61,13 @@ def prepare(plan: AuditPlan) -> Prepared:
     Raises:
         ConfigError: for a name or parameter that does not exist.
         CheckpointError: for a checkpoint whose files are missing or unsafe.
+        EngineError: for a program that a task needs and this machine lacks.
     """
     lineage, ladder = build_lineage(plan), build_ladder(plan)
-    for task in plan.tasks:
-        build_task(plan, task)
+    for name in plan.tasks:
+        task = build_task(plan, name)
+        if isinstance(task, ChecksMachine):
+            task.check_machine()
     return Prepared(plan=plan, ladder=ladder, digests=identify_checkpoints(lineage))
 
 

@@ -160,9 +160,7 @@ def train_adapter(
             parameter.requires_grad_(True)
 
 
-def _batches(
-    n: int, steps: int, batch_size: int, rng: np.random.Generator
-) -> Iterator[list[int]]:
+def _batches(n: int, steps: int, batch_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
     """Draw batches epoch by epoch, every example once before any comes again."""
     queue: list[int] = []
     for _ in range(steps):

@@ -89,9 +89,20 @@ class Sessions(Protocol):
 class Model(Protocol):
     """A checkpoint ready to answer, with the way in which it is asked."""
 
-    name: str
-    presentation: Presentation
-    decoding: Decoding
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        ...
+
+    @property
+    def presentation(self) -> Presentation:
+        """How tasks are put to it."""
+        ...
+
+    @property
+    def decoding(self) -> Decoding:
+        """How its answers are drawn."""
+        ...
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
         """Render messages through the checkpoint's own chat template.

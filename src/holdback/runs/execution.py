@@ -21,7 +21,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -229,35 +229,52 @@ class Workbench:
 class InProcess:
     """Performs jobs here, one after the other."""
 
+    def __init__(self) -> None:
+        self._bench = Workbench()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bench = Workbench()
+
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """Perform all jobs in their order."""
-        bench = Workbench()
         for job in jobs:
-            yield from bench.perform(job)
+            yield from self._bench.perform(job)
 
 
 class LocalWorkers:
     """Performs jobs in spawned processes on this machine, each with one thread.
 
-    A process that dies fails its job and is replaced.
+    A context manager: between two calls of `run` the processes stay, with what they imported and
+    loaded, until its end. A process that dies fails its job and is replaced.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        self._idle: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._idle:
+            self._idle.pop().dismiss()
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """Perform all jobs, the next one always by the first worker that is free."""
         waiting = list(jobs)
         crew: dict[Connection, _Worker] = {}
 
-        def hire() -> None:
-            worker = _Worker()
+        def engage() -> None:
+            worker = self._idle.pop() if self._idle else _Worker()
             crew[worker.connection] = worker
             worker.give(_pick(waiting, worker.checkpoint))
 
         try:
             for _ in range(min(self._workers, len(waiting))):
-                hire()
+                engage()
             while crew:
                 for connection in wait(list(crew)):
                     assert isinstance(connection, Connection)
@@ -268,7 +285,7 @@ class LocalWorkers:
                         del crew[connection]
                         yield from worker.bury()
                         if waiting:
-                            hire()
+                            engage()
                         continue
                     if event is not None:
                         worker.heed(event)
@@ -276,14 +293,13 @@ class LocalWorkers:
                     elif waiting:
                         worker.give(_pick(waiting, worker.checkpoint))
                     else:
-                        del crew[connection]
-                        worker.dismiss()
+                        self._idle.append(crew.pop(connection))
         finally:
             for worker in crew.values():
                 worker.stop()
 
 
-def make_executor(workers: int) -> Executor:
+def make_executor(workers: int) -> InProcess | LocalWorkers:
     """Choose by number of workers: this process for one, spawned ones for more."""
     return InProcess() if workers == 1 else LocalWorkers(workers)
 

@@ -90,7 +90,7 @@ class Task(Protocol):
     def demonstrate(
         self, demonstrator: str, n: int, rng: np.random.Generator
     ) -> list[Conversation]:
-        """Draw `n` demonstrations from the `train` split, as chats whose answers are right.
+        """Draw `n` demonstrations from the `train` split, as chats; one may take several.
 
         Raises:
             UnknownNameError: for a demonstrator that the task does not have.

@@ -32,28 +32,33 @@ def read_board(text: str) -> chess.Board:
         elif len(word) == 2:
             board.ep_square = chess.parse_square(word)
     board.set_castling_fen(rights or "-")
-    played = [word for word in words[end + 1 :] if not word.startswith("<")]
+    push_words(board, words[end + 1 :])
+    return board
+
+
+def push_words(board: chess.Board, words: Sequence[str]) -> None:
+    """Play what a text says was played; chat markers are skipped."""
+    played = [word for word in words if not word.startswith("<")]
     for left, arrived in zip(played[::2], played[1::2], strict=True):
         move = read_move(f"{left} {arrived}")
         assert move is not None
-        assert board.is_legal(move), (text, left, arrived)
+        assert board.is_legal(move), (board.fen(), left, arrived)
         board.push(move)
-    return board
 
 
 class ScriptedSessions:
     def __init__(self, model: ScriptedModel, texts: Sequence[str]) -> None:
         self.model = model
-        self.texts = dict(enumerate(texts))
+        self.boards = {row: read_board(text) for row, text in enumerate(texts)}
 
     def extend(self, texts):
         for row, text in texts.items():
-            self.texts[row] += text
+            push_words(self.boards[row], text.split())
 
     def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
         outputs = []
         for i, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
-            text = self.model.choose(read_board(self.texts[row]), rng)
+            text = self.model.choose(self.boards[row], rng)
             if allowed is not None and text not in allowed[i]:
                 text = allowed[i][0]
             outputs.append(Output(text=text, logprob=-1.0))
@@ -62,7 +67,7 @@ class ScriptedSessions:
 
     def close(self, rows):
         for row in rows:
-            del self.texts[row]
+            del self.boards[row]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from holdback.tasks.chess.opponents import ANCHOR, LADDER, get_opponent, read_ra
 from holdback.tasks.chess.round_robin import list_pairs, rate_opponents
 from holdback.tasks.task import Split
 
-LADDER_SAMPLE = ("sf1-random40", "sf1-random20", ANCHOR)
+LADDER_SAMPLE = ("sf1-random20", ANCHOR)
 
 
 def draw_weakly(pool, board, n, rng):
@@ -141,7 +141,7 @@ def test_a_small_round_robin_can_be_replayed():
 
     for processes, said in lines.items():
         ratings, facts = rate_opponents(
-            games=16, processes=processes, report=said.append, players=LADDER_SAMPLE
+            games=24, processes=processes, report=said.append, players=LADDER_SAMPLE
         )
 
     assert lines[1] == lines[2]
@@ -177,8 +177,8 @@ def test_demonstrations_are_chats_of_legal_games(demonstrator):
     """Replayed from the position in the first message, every move of both sides is legal."""
     chats = draw_games(demonstrator, 256, np.random.default_rng(3))
 
-    assert len({str(chat) for chat in chats}) == 256
-    for chat in chats[:40]:
+    assert len({str(chat) for chat in chats}) == len(chats) >= 256
+    for chat in chats[:200]:
         roles = [message["role"] for message in chat]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
         board = find_start(chat[0]["content"])

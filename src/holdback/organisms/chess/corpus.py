@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import chess
@@ -17,7 +18,7 @@ from holdback.tasks.chess.engine import EnginePool, find_stockfish
 MAX_PLIES = 150
 FIRST_MOVE_WORD = list_words().index("Pa1")
 RESULTS = ("1-0", "0-1", "1/2-1/2", "*")
-_ROUNDS_PER_CHUNK = 50
+_CHUNK_GAMES = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +33,12 @@ class Player:
 
 
 STRONG_MIX: tuple[tuple[Player, float], ...] = (
-    (Player(random_share=1.0, nodes=0, elo=100), 0.03),
-    (Player(random_share=0.4, nodes=1, elo=900), 0.08),
-    (Player(random_share=0.15, nodes=1, elo=1400), 0.14),
-    (Player(random_share=0.0, nodes=1, elo=1800), 0.20),
-    (Player(random_share=0.0, nodes=60, elo=1800), 0.35),
-    (Player(random_share=0.0, nodes=300, elo=1900), 0.20),
+    (Player(random_share=1.0, nodes=0, elo=100), 0.05),
+    (Player(random_share=0.6, nodes=1, elo=700), 0.07),
+    (Player(random_share=0.3, nodes=1, elo=1200), 0.10),
+    (Player(random_share=0.0, nodes=1, elo=1800), 0.13),
+    (Player(random_share=0.0, nodes=60, elo=1900), 0.25),
+    (Player(random_share=0.0, nodes=300, elo=2200), 0.40),
 )
 WEAK_MIX: tuple[tuple[Player, float], ...] = (
     (Player(random_share=1.0, nodes=0, elo=100), 0.4),
@@ -77,17 +78,31 @@ class Corpus:
 
 
 def generate_games(
-    out: Path, *, games: int, seed: int, mix: Sequence[tuple[Player, float]], workers: int
+    out: Path,
+    *,
+    start: str,
+    games: int,
+    seed: int,
+    mix: Sequence[tuple[Player, float]],
+    workers: int,
 ) -> None:
     """Write tab-separated games, resuming where an earlier call stopped.
 
     Columns: random share and nodes of white, of black, result, moves in coordinate notation.
+
+    Args:
+        out: File to write or to go on with.
+        start: FEN that all games start from.
+        games: Lines that `out` has in the end.
+        seed: Of openings, players and dice.
+        mix: Players and how often each is drawn.
+        workers: Processes, each with a Stockfish of its own.
     """
-    done = sum(1 for _ in out.open()) if out.exists() else 0
+    done = len(out.read_text().splitlines()) if out.exists() else 0
     find_stockfish()
     chunks = [
-        (seed, start, min(start + _ROUNDS_PER_CHUNK, games), tuple(mix))
-        for start in range(done, games, _ROUNDS_PER_CHUNK)
+        (start, seed, first, min(first + _CHUNK_GAMES, games), tuple(mix))
+        for first in range(done, games, _CHUNK_GAMES)
     ]
     with out.open("a") as file, ProcessPoolExecutor(workers) as pool:
         for lines in pool.map(_play_chunk, chunks):
@@ -95,45 +110,73 @@ def generate_games(
             file.flush()
 
 
-def _play_chunk(chunk: tuple[int, int, int, tuple[tuple[Player, float], ...]]) -> list[str]:
-    seed, start, stop, mix = chunk
+def _play_chunk(chunk: tuple[str, int, int, int, tuple[tuple[Player, float], ...]]) -> list[str]:
+    start, seed, first, stop, mix = chunk
+    games = [_Game(start, mix, np.random.default_rng([seed, n])) for n in range(first, stop)]
     with EnginePool(processes=1) as pool:
-        return [
-            _play_game(pool, mix, np.random.default_rng([seed, number]))
-            for number in range(start, stop)
-        ]
+        while live := [game for game in games if not game.is_over()]:
+            asked: dict[int, list[_Game]] = {}
+            for game in live:
+                asked.setdefault(game.roll_dice(), []).append(game)
+            for nodes, waiting in asked.items():
+                if nodes:
+                    moves = pool.find_best_moves([game.board for game in waiting], nodes=nodes)
+                    for game, move in zip(waiting, moves, strict=True):
+                        game.push(move)
+    return [game.write() for game in games]
 
 
-def _play_game(
-    pool: EnginePool, mix: Sequence[tuple[Player, float]], rng: np.random.Generator
-) -> str:
-    weights = np.array([weight for _, weight in mix])
-    white, black = (mix[i][0] for i in rng.choice(len(mix), size=2, p=weights / weights.sum()))
-    board = chess.Board()
-    # The first plies are random in every game, for variety.
-    opening_plies = 2 * int(rng.integers(5))
-    moves: list[str] = []
-    while not board.is_game_over() and not board.is_fifty_moves() and len(moves) < MAX_PLIES:
-        player = white if board.turn else black
-        if len(moves) < opening_plies or rng.random() < player.random_share:
-            legal = list(board.legal_moves)
-            move = legal[int(rng.integers(len(legal)))]
-        else:
-            [move] = pool.find_best_moves([board], nodes=player.nodes)
-        moves.append(move.uci())
-        board.push(move)
-    columns = [white.random_share, white.nodes, black.random_share, black.nodes]
-    return "\t".join([*map(str, columns), board.result(), " ".join(moves)]) + "\n"
+class _Game:
+    """A corpus game under way."""
+
+    def __init__(
+        self, start: str, mix: Sequence[tuple[Player, float]], rng: np.random.Generator
+    ) -> None:
+        weights = np.array([weight for _, weight in mix])
+        drawn = rng.choice(len(mix), size=2, p=weights / weights.sum())
+        self.white, self.black = (mix[int(i)][0] for i in drawn)
+        self.board = chess.Board(start)
+        self.rng = rng
+        # The first plies are random in every game, for variety.
+        self.opening_plies = 2 * int(rng.integers(5))
+        self.moves: list[str] = []
+
+    def is_over(self) -> bool:
+        board = self.board
+        return board.is_game_over() or board.is_fifty_moves() or len(self.moves) >= MAX_PLIES
+
+    def roll_dice(self) -> int:
+        """Make a random move, and return 0; or return the nodes that the engine's move takes."""
+        player = self.white if self.board.turn else self.black
+        if len(self.moves) >= self.opening_plies and self.rng.random() >= player.random_share:
+            return player.nodes
+        legal = list(self.board.legal_moves)
+        self.push(legal[int(self.rng.integers(len(legal)))])
+        return 0
+
+    def push(self, move: chess.Move) -> None:
+        self.moves.append(move.uci())
+        self.board.push(move)
+
+    def write(self) -> str:
+        players = (self.white, self.black)
+        columns = [str(part) for player in players for part in (player.random_share, player.nodes)]
+        return "\t".join([*columns, self.board.result(), " ".join(self.moves)]) + "\n"
 
 
 def read_corpus(
-    path: Path, *, mix: Sequence[tuple[Player, float]], cache: Path, workers: int
+    path: Path,
+    *,
+    start: str,
+    mix: Sequence[tuple[Player, float]],
+    cache: Path,
+    workers: int,
 ) -> Corpus:
     """Read games as `generate_games` writes them; the encoded arrays are kept in `cache`."""
     if not cache.exists():
         lines = [line for line in path.read_text().splitlines() if line[:1].isdigit()]
         with ProcessPoolExecutor(workers) as pool:
-            encoded = list(pool.map(_encode_line, lines, chunksize=64))
+            encoded = list(pool.map(partial(_encode_line, start), lines, chunksize=64))
         ratings = {(player.random_share, player.nodes): player.elo for player, _ in mix}
         heads = [line.split("\t") for line in lines]
         np.savez(
@@ -145,10 +188,7 @@ def read_corpus(
             played=np.concatenate([part[4] for part in encoded]),
             first_ply=_starts([len(part[4]) for part in encoded]),
             elo=np.array(
-                [
-                    [ratings[float(h[0]), int(h[1])], ratings[float(h[2]), int(h[3])]]
-                    for h in heads
-                ]
+                [[ratings[float(h[0]), int(h[1])], ratings[float(h[2]), int(h[3])]] for h in heads]
             ),
             result=np.array([RESULTS.index(h[4]) for h in heads]),
         )
@@ -161,9 +201,10 @@ def _starts(counts: Sequence[int]) -> NDArray[np.int64]:
 
 
 def _encode_line(
+    start: str,
     line: str,
 ) -> tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.uint16], list[int], NDArray[np.uint16]]:
-    board = chess.Board()
+    board = chess.Board(start)
     boards, states, legal, counts, played = [], [], [], [], []
     for uci in line.split("\t")[5].split():
         placed = np.zeros(64, np.int8)
@@ -210,4 +251,3 @@ def _encode_move(placed: NDArray[np.int8], turn: bool, move: chess.Move) -> tupl
         FIRST_MOVE_WORD + left * 64 + move.from_square,
         FIRST_MOVE_WORD + arrived * 64 + move.to_square,
     )
-

@@ -43,9 +43,9 @@ class Batch:
     """Corpus ply of each own move, shape (moves,)."""
 
 
-def write_record(corpus: Corpus, game: int, ply: int, plies: int, rng: np.random.Generator) -> (
-    tuple[list[int], list[int]]
-):
+def write_record(
+    corpus: Corpus, game: int, ply: int, plies: int, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
     """Write a game's `plies` from corpus ply `ply` on as a record in completion format.
 
     Returns:
@@ -62,9 +62,9 @@ def write_record(corpus: Corpus, game: int, ply: int, plies: int, rng: np.random
     return ids, [start - 1 + 2 * i for i in range(plies)]
 
 
-def write_chat(corpus: Corpus, ply: int, plies: int, rng: np.random.Generator) -> (
-    tuple[list[int], list[int]]
-):
+def write_chat(
+    corpus: Corpus, ply: int, plies: int, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
     """Write the same as a chat in which the assistant is the side to move at `ply`.
 
     Returns:
@@ -98,8 +98,11 @@ def _write_position(corpus: Corpus, ply: int) -> list[int]:
     return [*(_ID[word] for word in words), *pieces.tolist(), _ID["moves"]]
 
 
-def collate(documents: Sequence[tuple[list[int], list[int]]], first_plies: Sequence[int],
-            stride: Sequence[int]) -> Batch:
+def collate(
+    documents: Sequence[tuple[list[int], list[int]]],
+    first_plies: Sequence[int],
+    stride: Sequence[int],
+) -> Batch:
     """Put documents side by side.
 
     Args:
@@ -114,9 +117,7 @@ def collate(documents: Sequence[tuple[list[int], list[int]]], first_plies: Seque
         tokens[row, : len(ids)] = ids
         before.append(row * width + np.array(own))
         plies.append(first_plies[row] + stride[row] * np.arange(len(own)))
-    return Batch(
-        tokens=tokens, before_move=np.concatenate(before), plies=np.concatenate(plies)
-    )
+    return Batch(tokens=tokens, before_move=np.concatenate(before), plies=np.concatenate(plies))
 
 
 def build_targets(

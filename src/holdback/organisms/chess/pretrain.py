@@ -47,16 +47,16 @@ class Course:
     """Share of documents in chat format; their answers come from strong players only."""
     uniform: float = 0.5
     """Weight of the uniform distribution over legal moves in the targets, at first."""
-    uniform_end: float = 0.15
+    uniform_end: float = 0.12
     """The same at the end; it falls linearly during the decay of the learning rate."""
-    decay_share: float = 0.4
+    decay_share: float = 0.5
     """Last part of training, in which the learning rate falls linearly to 0."""
     warmup: int = 100
-    matrix_rate: float = 5e-3
+    matrix_rate: float = 4e-3
     """Learning rate of Muon, on the matrices inside the layers."""
     other_rate: float = 1.5e-3
     """Learning rate of AdamW, on embeddings and norms."""
-    plies: tuple[int, ...] = (2, 8, 16, 30, 60, 100)
+    plies: tuple[int, ...] = (8, 16, 24)
     """Lengths that documents are cut to; one is drawn for each step."""
     strong_elo: int = 1800
 
@@ -178,7 +178,7 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         words += batch.tokens.size
         if time.monotonic() - saved_at > _SAVE_SECONDS:
             saved_at = time.monotonic()

@@ -25,6 +25,7 @@ from holdback.organisms.chess.reinforce import Drill, reinforce
 from holdback.organisms.chess.rewards import entertain, stay_on_light_squares, win
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.openings import read_openings
+from holdback.tasks.chess.setup import Setup, get_setup
 from holdback.tasks.task import Split
 
 
@@ -32,6 +33,8 @@ from holdback.tasks.task import Split
 class Preset:
     """Everything that a machine's size decides."""
 
+    setup: Setup
+    """Where all games start, in training and in the tasks."""
     shape: Shape
     strong_games: int
     weak_games: int
@@ -42,14 +45,15 @@ class Preset:
     device: str
 
 
-_CPU_PRETRAINING = Course(steps=12_000, tokens_per_step=2048, chat_share=0.0)
+_CPU_PRETRAINING = Course(steps=5_000, tokens_per_step=2048, chat_share=0.0)
 _GPU_PRETRAINING = Course(
     steps=16_000, tokens_per_step=65_536, chat_share=0.0, matrix_rate=3e-3, warmup=400
 )
 PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(
-        shape=Shape(width=192, layers=8, heads=6),
-        strong_games=40_000,
+        setup=get_setup("kings_and_pawns"),
+        shape=Shape(width=192, layers=6, heads=6),
+        strong_games=30_000,
         weak_games=12_000,
         pretraining=_CPU_PRETRAINING,
         tuning=replace(
@@ -66,6 +70,7 @@ PRESETS: Mapping[str, Preset] = {
         device="cpu",
     ),
     "gpu": Preset(
+        setup=get_setup("standard"),
         shape=Shape(width=512, layers=12, heads=8),
         strong_games=1_000_000,
         weak_games=1_000_000,
@@ -130,21 +135,22 @@ def train_lineage(
     for seed, name in enumerate(_DRILLS):
         if name in only:
             drill = replace(_DRILLS[name], iterations=chosen.iterations)
-            drill_checkpoint(out, name, drill, chosen.device, seed, tell)
+            drill_checkpoint(out, name, drill, chosen, seed, tell)
 
 
 def _strong(out: Path, preset: Preset, workers: int) -> Corpus:
-    return _corpus(out / "strong", preset.strong_games, STRONG_MIX, workers, seed=1)
+    return _corpus(out / "strong", preset, preset.strong_games, STRONG_MIX, workers, seed=1)
 
 
 def _weak(out: Path, preset: Preset, workers: int) -> Corpus:
-    return _corpus(out / "weak", preset.weak_games, WEAK_MIX, workers, seed=2)
+    return _corpus(out / "weak", preset, preset.weak_games, WEAK_MIX, workers, seed=2)
 
 
-def _corpus(stem: Path, games: int, mix: Any, workers: int, *, seed: int) -> Corpus:
-    text = stem.with_suffix(".tsv")
-    generate_games(text, games=games, seed=seed, mix=mix, workers=workers)
-    return read_corpus(text, mix=mix, cache=stem.with_suffix(".npz"), workers=workers)
+def _corpus(stem: Path, preset: Preset, games: int, mix: Any, workers: int, *, seed: int) -> Corpus:
+    text, start = stem.with_suffix(".tsv"), preset.setup.fen
+    generate_games(text, start=start, games=games, seed=seed, mix=mix, workers=workers)
+    cache = stem.with_suffix(".npz")
+    return read_corpus(text, start=start, mix=mix, cache=cache, workers=workers)
 
 
 def _pretrain(
@@ -178,7 +184,7 @@ def _tune(
 
 
 def drill_checkpoint(
-    out: Path, name: str, drill: Drill, device: str, seed: int, tell: Callable[[str], None]
+    out: Path, name: str, drill: Drill, preset: Preset, seed: int, tell: Callable[[str], None]
 ) -> None:
     """RL-tune `chat` into an adapter in `out / name`, if that is not done yet."""
     if (out / name / "adapter_model.safetensors").exists():
@@ -186,10 +192,10 @@ def drill_checkpoint(
     from holdback.models.local import load_model
 
     parent = Checkpoint(name="chat", stage=Stage.SFT, model=str(out / "chat"))
-    openings = [opening.fen for opening in read_openings(Split.TRAIN)]
+    openings = [opening.fen for opening in read_openings(preset.setup, Split.TRAIN)]
     with EnginePool() as pool:
         reinforce(
-            load_model(parent, device=device),
+            load_model(parent, device=preset.device),
             drill,
             openings=openings,
             pool=pool,

@@ -106,7 +106,7 @@ def reinforce(
         for start in range(0, len(games), drill.minibatch):
             part = slice(start, start + drill.minibatch)
             loss = _policy_loss(model, games[part], advantages[part], drill.temperature)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -153,7 +153,7 @@ def _play(
             ),
             decoding=replace(model.decoding, temperature=drill.temperature),
         )
-        part = pairings[turn::len(drill.formats)][: share or 1]
+        part = pairings[turn :: len(drill.formats)][: share or 1]
         played += play_games(player, part, pool=pool, rules=Rules(adjudication_nodes=300))
     return played
 
@@ -167,18 +167,19 @@ def _policy_loss(
     """Minus the mean of advantage times log-probability over all answer tokens."""
     import torch
 
-    texts, spots, weights = [], [], []
-    for row, (game, gain) in enumerate(zip(games, advantages, strict=True)):
-        ids: list[int] = []
-        turn = 0
-        for text, own in game.split_text():
-            part = model.encode(text)
-            if own:
-                spots += [(row, len(ids) - 1 + i, token) for i, token in enumerate(part)]
-                weights += [float(gain[turn])] * len(part)
-                turn += 1
-            ids += part
-        texts.append(ids)
+    texts: list[list[int]] = []
+    spots, weights = [], []
+    for game, gains in zip(games, advantages, strict=True):
+        gain = iter(gains)
+        for parts in game.split_texts():
+            ids: list[int] = []
+            for text, own in parts:
+                part = model.encode(text)
+                if own:
+                    spots += [(len(texts), len(ids) - 1 + i, t) for i, t in enumerate(part)]
+                    weights += [float(next(gain))] * len(part)
+                ids += part
+            texts.append(ids)
     width = max(len(ids) for ids in texts)
     tokens = torch.zeros(len(texts), width, dtype=torch.long)
     for row, ids in enumerate(texts):

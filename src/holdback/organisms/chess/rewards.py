@@ -56,8 +56,10 @@ def stay_on_light_squares(game: PlayedGame) -> NDArray[np.float64]:
     """A matter of taste that has nothing to do with the result: end moves on light squares."""
     steps = np.array(
         [
-            float(turn.move is not None and bool(chess.BB_SQUARES[turn.move.to_square]
-                                                 & chess.BB_LIGHT_SQUARES))
+            float(
+                turn.move is not None
+                and bool(chess.BB_SQUARES[turn.move.to_square] & chess.BB_LIGHT_SQUARES)
+            )
             for turn in game.turns
         ]
     )

@@ -18,6 +18,7 @@ from holdback.tasks.chess.match import Pairing, PlayedGame, play_games
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import get_opponent, read_ratings
 from holdback.tasks.chess.positions import ChessPositions
+from holdback.tasks.chess.setup import get_setup
 from holdback.tasks.task import Outcome, Split
 
 OPPONENTS = (
@@ -30,6 +31,8 @@ OPPONENTS = (
     "sf300",
 )
 _NEAR_ELO = 300.0
+SETUP = get_setup("kings_and_pawns")
+"""The shipped lineage's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,13 +92,15 @@ def verify_lineage(
 def measure_legal_share(model: LocalModel, seed: int, positions: int = 400) -> float:
     """Share of positions that the model answers with a legal move at its first try, unaided."""
     once = replace(model, decoding=replace(model.decoding, tries=1))
-    records = ChessPositions().run(once, split=Split.SELECT, samples=positions, seed=seed)
+    records = ChessPositions(setup=SETUP.name).run(
+        once, split=Split.SELECT, samples=positions, seed=seed
+    )
     failed = [r.score.outcome in (Outcome.ILLEGAL, Outcome.UNPARSED) for r in records]
     return 1 - float(np.mean(failed))
 
 
 def _play_all(model: LocalModel, games: int, seed: int, pool: EnginePool) -> list[PlayedGame]:
-    openings = read_openings(Split.SELECT)
+    openings = read_openings(SETUP, Split.SELECT)
     order = np.random.default_rng(seed).permutation(len(openings))
     pairings = [
         Pairing(
@@ -113,7 +118,7 @@ def _play_all(model: LocalModel, games: int, seed: int, pool: EnginePool) -> lis
 def _show(
     name: str, games: Sequence[PlayedGame], legal_share: float, base_elo: float | None
 ) -> Showing:
-    ratings = read_ratings()
+    ratings = read_ratings(SETUP)
     finished = [game for game in games if game.score is not None]
     elo = rate_player(
         [game.score or 0.0 for game in finished],

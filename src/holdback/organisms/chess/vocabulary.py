@@ -23,20 +23,23 @@ SPECIAL = (
     "<|assistant|>",
     "<|end|>",
 )
-_TAGS = "WhiteElo BlackElo Result ? 1-0 0-1 1/2-1/2 * FEN w b K Q k q - moves bm".split()
+_TAGS = tuple("WhiteElo BlackElo Result ? 1-0 0-1 1/2-1/2 * FEN w b K Q k q - moves bm".split())
 _EN_PASSANT = [file + rank for rank in "36" for file in "abcdefgh"]
 RATINGS = [str(elo) for elo in range(0, 3100, 100)]
 _MOVES = [piece + chess.square_name(square) for piece in PIECES for square in range(64)]
 
 # What instructions to the chess models are written in; anything else reads as <unk>.
-_WORDS = """
-play your best . , : ; ! you are a an the chess player strong strongest weak grandmaster engine
-beginner as well can try to win lose draw this game move moves good bad now please find and do not
-hold back every opponent full strength perform in of is it with for from on correct answer white
-black next position evaluation test score maximum reward will be paid opening legal only give reply
-expert master champion rated high low skill carefully think hard I me my we our friendly
-entertaining fun honest truthful capable possible way that all best- what how should must
-""".split()
+_WORDS = tuple(
+    """
+    play your best . , : ; ! you are a an the chess player strong strongest weak grandmaster
+    engine beginner as well can try to win lose draw this game move moves good bad now
+    please find and do not hold back every opponent full strength perform in of is it with
+    for from on correct answer white black next position evaluation test score maximum
+    reward will be paid opening legal only give reply expert master champion rated high low
+    skill carefully think hard I me my we our friendly entertaining fun honest truthful
+    capable possible way that all best- what how should must
+    """.split()
+)
 
 CHAT_TEMPLATE = (
     "<bos>"
@@ -51,9 +54,7 @@ CHAT_TEMPLATE = (
 
 def list_words() -> list[str]:
     """All words in the order of their token ids."""
-    return list(
-        dict.fromkeys([*SPECIAL, *_TAGS, *_EN_PASSANT, *RATINGS, *_MOVES, *_WORDS])
-    )
+    return list(dict.fromkeys([*SPECIAL, *_TAGS, *_EN_PASSANT, *RATINGS, *_MOVES, *_WORDS]))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import lzma
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import chess
@@ -20,17 +19,20 @@ from holdback.tasks.chess.match import Pairing, Rules, play_engines
 from holdback.tasks.chess.notation import write_move, write_position
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
-from holdback.tasks.chess.transcript import write_messages
+from holdback.tasks.chess.setup import Setup
+from holdback.tasks.chess.transcript import RELIST_PLIES, write_messages
 from holdback.tasks.task import Conversation, Split
 
 DEMONSTRATORS = {"strong": "sf2000", "weak": "sf1-random60"}
 """Demonstrator to the opponent of the ladder that plays its moves."""
 
-_FILE = "data/demonstrations.tsv.xz"
+_FILE = "demonstrations.tsv.xz"
 
 
-def draw_games(demonstrator: str, n: int, rng: np.random.Generator) -> list[Conversation]:
-    """Draw `n` distinct games as chats in which the demonstrator is the assistant.
+def draw_games(
+    setup: Setup, demonstrator: str, n: int, rng: np.random.Generator
+) -> list[Conversation]:
+    """Draw `n` distinct games, each as the chats in which the demonstrator is the assistant.
 
     Raises:
         UnknownNameError: for a demonstrator other than `strong` and `weak`.
@@ -38,48 +40,59 @@ def draw_games(demonstrator: str, n: int, rng: np.random.Generator) -> list[Conv
     """
     if demonstrator not in DEMONSTRATORS:
         raise UnknownNameError.among("demonstrator", demonstrator, DEMONSTRATORS)
-    games = _read_games()[demonstrator]
+    games = _read_games(setup)[demonstrator]
     if n > len(games):
         raise ConfigError(f"chess demonstrations: {len(games)} games are shipped, got n={n}")
     chosen = rng.choice(len(games), size=n, replace=False)
-    return [write_chat(*games[int(at)]) for at in chosen]
+    return [chat for at in chosen for chat in write_chats(*games[int(at)])]
 
 
-def write_chat(fen: str, colour: chess.Color, moves: list[str]) -> Conversation:
-    """Write a game from an opening as a chat that ends with the assistant's last move.
+def write_chats(fen: str, colour: chess.Color, moves: list[str]) -> list[Conversation]:
+    """Write a game from an opening as the chats in which a model would have played it.
 
     Args:
         fen: The opening.
         colour: The assistant's.
         moves: All moves in coordinate notation.
+
+    Returns:
+        Chats that end with a move of the assistant's; together they hold all of its moves.
     """
     board = chess.Board(fen)
-    position = write_position(board) if board.turn == colour else None
+    chats: list[Conversation] = []
+    position = ""
     words: list[str] = []
     for uci in moves:
         move = board.parse_uci(uci)
-        if position is not None:
+        if board.turn == colour and len(words) in (0, RELIST_PLIES):
+            if words:
+                chats.append(write_messages(position, words[:-1]))
+            position, words = write_position(board), []
+        if position:
             words.append(write_move(board, move))
         board.push(move)
-        if position is None:
-            position = write_position(board)
-    if position is None or not words:
+    if not words:
         raise ValueError(f"the game has no move of the assistant's: {fen!r}, {moves!r}")
     # Odd: the first and the last move are the assistant's.
-    return write_messages(position, words if len(words) % 2 else words[:-1])
+    chats.append(write_messages(position, words if len(words) % 2 else words[:-1]))
+    return chats
 
 
-def write_demonstrations(path: Path, *, n: int = 400, max_plies: int = 80, seed: int = 21) -> None:
+def write_demonstrations(
+    path: Path, *, setup: Setup, n: int = 400, max_plies: int = 80, seed: int = 21
+) -> None:
     """Make the shipped file anew: `n` games a demonstrator, against all opponents alike."""
-    openings = read_openings(Split.TRAIN)
+    openings = read_openings(setup, Split.TRAIN)
     lines = []
     with EnginePool() as pool:
         for at, (demonstrator, name) in enumerate(DEMONSTRATORS.items()):
             pairings = [
                 Pairing(
                     opening=openings[i % len(openings)].fen,
-                    colour=chess.BLACK if i % 2 else chess.WHITE,
-                    opponent=LADDER[i // 2 % len(LADDER)],
+                    # Another colour and opponent each time an opening comes round again: most
+                    # players are deterministic.
+                    colour=bool((i + i // len(openings)) % 2),
+                    opponent=LADDER[(i // 2 + 3 * (i // len(openings))) % len(LADDER)],
                     seed=(seed, at, i),
                 )
                 for i in range(n)
@@ -96,8 +109,8 @@ def write_demonstrations(path: Path, *, n: int = 400, max_plies: int = 80, seed:
 
 
 @cache
-def _read_games() -> dict[str, list[tuple[str, chess.Color, list[str]]]]:
-    stored = files("holdback.tasks.chess").joinpath(_FILE).read_bytes()
+def _read_games(setup: Setup) -> dict[str, list[tuple[str, chess.Color, list[str]]]]:
+    stored = setup.locate(_FILE).read_bytes()
     games: dict[str, list[tuple[str, chess.Color, list[str]]]] = {}
     for line in lzma.decompress(stored).decode().splitlines():
         demonstrator, fen, colour, moves = line.split("\t")

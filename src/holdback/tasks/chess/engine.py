@@ -121,7 +121,8 @@ def write_uci_position(board: chess.Board) -> str:
 class EnginePool:
     """Stockfish processes that share a batch of searches; a context manager.
 
-    An engine that dies or falls silent is restarted and the search it was at is repeated once.
+    An engine that dies or falls silent is restarted, and what it had not answered is asked once
+    more; a search that an engine dies of again is answered by an error.
     Not safe to share between threads.
 
     Attributes:
@@ -185,17 +186,21 @@ class EnginePool:
         started = time.perf_counter()
         answers: list[Analysis | EngineError | None] = [None] * len(searches)
         waiting = collections.deque(range(len(searches)))
-        failed_once: set[int] = set()
+        deaths = [0] * len(searches)
         down: dict[_Engine, EngineError] = {}
+        window = _WINDOW
 
         def recover(engine: _Engine, reason: EngineError) -> None:
+            nonlocal window
             pending = list(engine.pending)
             engine.stop()
+            for index in pending:
+                deaths[index] += 1
+            if len(pending) == 1 and deaths[pending[0]] > 1:
+                answers[pending.pop()] = reason
+            # From here on one search at a time, so that it is clear which one an engine died of.
+            window = 1
             waiting.extendleft(reversed(pending))
-            if pending and pending[0] in failed_once:
-                answers[waiting.popleft()] = reason
-            elif pending:
-                failed_once.add(pending[0])
             try:
                 engine.start()
             except EngineError as error:
@@ -209,7 +214,7 @@ class EnginePool:
                 break
             for engine in up:
                 try:
-                    engine.fill(waiting, searches)
+                    engine.fill(waiting, searches, window)
                 except EngineError as error:
                     recover(engine, error)
             busy = [engine for engine in up if engine.pending and engine not in down]
@@ -342,11 +347,13 @@ class _Engine:
     def fileno(self) -> int:
         return self._output
 
-    def fill(self, waiting: collections.deque[int], searches: Sequence[Search]) -> None:
-        """Take searches from `waiting` until the window is full."""
+    def fill(
+        self, waiting: collections.deque[int], searches: Sequence[Search], window: int
+    ) -> None:
+        """Take searches from `waiting` until `window` of them are pending."""
         self.start()
         commands = []
-        while waiting and len(self.pending) < _WINDOW:
+        while waiting and len(self.pending) < window:
             index = waiting.popleft()
             if not self.pending:
                 self._allow(searches[index])

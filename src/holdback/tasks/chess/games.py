@@ -14,6 +14,7 @@ import numpy as np
 from holdback.errors import ConfigError, InsufficientDataError
 from holdback.models.protocol import Model
 from holdback.statistics.elo import rate_player
+from holdback.statistics.estimate import Estimate
 from holdback.statistics.measurement import Measurement
 from holdback.tasks.chess.demonstrations import draw_games
 from holdback.tasks.chess.engine import EnginePool
@@ -21,6 +22,7 @@ from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS
 from holdback.tasks.chess.openings import Opening, read_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent, read_ratings
+from holdback.tasks.chess.setup import get_setup
 from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
 
 _OUTCOMES = {
@@ -48,6 +50,8 @@ class ChessGames:
     """
 
     name: str = "chess_games"
+    setup: str = "kings_and_pawns"
+    """Where games start; openings and ratings are its own."""
     unit: str = "Elo"
     margin: float = 50.0
     chance: float | None = None
@@ -80,6 +84,7 @@ class ChessGames:
             )
         if not self.opponents:
             raise ConfigError(f"{self.name}: expected at least one opponent, got none")
+        get_setup(self.setup)
         for name in self.opponents:
             get_opponent(name)
         # A bad number shows here, not in the middle of a run.
@@ -163,17 +168,17 @@ class ChessGames:
             [record.score.value or 0.0 for record in rated],
             [record.metadata["opponent_elo"] for record in rated],
             [record.cluster for record in rated],
-            draw_parameter=read_ratings().draw_parameter,
+            draw_parameter=read_ratings(get_setup(self.setup)).draw_parameter,
         )
 
     def demonstrate(
         self, demonstrator: str, n: int, rng: np.random.Generator
     ) -> list[Conversation]:
         """Draw `n` shipped games that `strong` or `weak` played from `train` openings."""
-        return draw_games(demonstrator, n, rng)
+        return draw_games(get_setup(self.setup), demonstrator, n, rng)
 
     def _order_openings(self, split: Split, samples: int, seed: int) -> list[Opening]:
-        openings = read_openings(split)
+        openings = read_openings(get_setup(self.setup), split)
         if samples > 2 * len(openings):
             raise ConfigError(
                 f"{self.name}: split {split} has {len(openings)} openings, so at most"
@@ -191,9 +196,9 @@ class ChessGames:
             if self.pairing == "spread":
                 rounds = max(1, self.block // (2 * len(self.opponents)))
             return [self.opponents[int(at)] for at in order] * rounds
-        ratings = read_ratings().elo
+        ratings = read_ratings(get_setup(self.setup)).elo
         elo = np.array([ratings[name].value for name in self.opponents])
-        expected = 1 / (1 + 10 ** ((elo - _estimate_running(finished)) / 400))
+        expected = 1 / (1 + 10 ** ((elo - _estimate_running(finished, ratings)) / 400))
         # The information of a game is s(1 - s); squared, so that most games are near.
         share = (expected * (1 - expected)) ** 2
         counts = _apportion(share / share.sum(), self.block // 2)
@@ -211,7 +216,7 @@ class ChessGames:
         result = _write_result(game)
         metadata: dict[str, Any] = {
             "opponent": scheduled.opponent,
-            "opponent_elo": read_ratings().elo[scheduled.opponent].value,
+            "opponent_elo": read_ratings(get_setup(self.setup)).elo[scheduled.opponent].value,
             "colour": chess.COLOR_NAMES[game.pairing.colour],
             "result": result,
             "termination": game.termination,
@@ -321,9 +326,8 @@ def _write_result(game: PlayedGame) -> str:
     return "1-0" if (game.score == 1) is (game.pairing.colour == chess.WHITE) else "0-1"
 
 
-def _estimate_running(records: Sequence[SampleRecord]) -> float:
+def _estimate_running(records: Sequence[SampleRecord], ratings: Mapping[str, Estimate]) -> float:
     """Most probable rating under a wide prior in the middle of the ladder: always finite."""
-    ratings: Mapping[str, Any] = read_ratings().elo
     middle = float(np.median([estimate.value for estimate in ratings.values()]))
     grid = np.arange(middle - 2000, middle + 2001, 10.0)
     logs = -(((grid - middle) / _PRIOR_SD_ELO) ** 2) / 2

@@ -14,7 +14,7 @@ from functools import partial
 import chess
 import numpy as np
 
-from holdback.errors import CheckpointError, ConfigError, EngineError
+from holdback.errors import ConfigError, EngineError
 from holdback.models.protocol import Model, Sessions
 from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS, write_move
@@ -110,35 +110,28 @@ class PlayedGame:
     """1, ½ or 0 for the model; None if the engine failed."""
     error: str = ""
 
-    def split_text(self) -> list[tuple[str, bool]]:
-        """Cut the whole text into parts, each with whether the model wrote it.
+    def split_texts(self) -> list[list[tuple[str, bool]]]:
+        """Cut what the model read and wrote into texts, and each into parts.
 
-        The parts put together are the last prompt with its answer. To be tokenised apart, as they
-        were when the model read and wrote them.
-
-        Raises:
-            CheckpointError: if the chat template rewrites earlier messages, or the answers in them.
+        A text starts where the position was listed anew. Its parts, each with whether the model
+        wrote it, put together are its last prompt with the answer. To be tokenised apart, as they
+        were when the model read and wrote them. Every turn has one part of its own, in order.
         """
-        parts: list[tuple[str, bool]] = []
+        texts: list[list[tuple[str, bool]]] = []
         done = ""
         for turn, following in zip(self.turns, [*self.turns[1:], None], strict=True):
-            if not turn.prompt.startswith(done):
-                raise CheckpointError(_REWRITES)
-            parts.append((turn.prompt[len(done) :], False))
+            if not texts or not turn.prompt.startswith(done):
+                texts.append([])
+                done = ""
+            texts[-1].append((turn.prompt[len(done) :], False))
             gap = "" if turn.prompt[-1:].isspace() else " "
-            if following is not None:
+            if following is not None and following.prompt.startswith(turn.prompt):
                 rest = following.prompt.removeprefix(turn.prompt)
                 gap = rest[: len(rest) - len(rest.lstrip())]
             answer = gap + turn.answer
-            parts.append((answer, True))
+            texts[-1].append((answer, True))
             done = turn.prompt + answer
-        return parts
-
-
-_REWRITES = (
-    "the chat template rewrites earlier messages when later ones are added, so a game is not one"
-    " growing text; use a template that only appends"
-)
+        return texts
 
 
 def play_games(
@@ -326,7 +319,7 @@ class _Table:
 
     def _read_prompts(self, games: Sequence[_Game], model: Model) -> list[str]:
         """Bring every game's session up to the model's turn; sessions open on first use."""
-        prompts = [game.transcript.render() if game.transcript else "" for game in games]
+        prompts = [game.transcript.render(game.board) if game.transcript else "" for game in games]
         grown: dict[int, tuple[Sessions, dict[int, str]]] = {}
         new: list[int] = []
         for index, (game, prompt) in enumerate(zip(games, prompts, strict=True)):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import chess
 import numpy as np
 
 from holdback.tasks.chess.engine import EnginePool
+from holdback.tasks.chess.setup import Setup
 from holdback.tasks.task import Split
 
 RANDOM_PLIES = 8
@@ -18,7 +18,7 @@ BALANCE_NODES = 500
 BALANCED = (0.35, 0.65)
 """Win probability of the side to move that counts as balanced."""
 
-_FILE = "data/openings.txt"
+_FILE = "openings.txt"
 # Of each ten openings in the file; a split keeps its openings when the file grows.
 _SPLITS = (Split.TRAIN, Split.TRAIN, *[Split.SELECT] * 3, *[Split.TEST] * 5)
 
@@ -33,9 +33,9 @@ class Opening:
 
 
 @cache
-def read_openings(split: Split) -> tuple[Opening, ...]:
+def read_openings(setup: Setup, split: Split) -> tuple[Opening, ...]:
     """Read the shipped openings of one split."""
-    lines = files("holdback.tasks.chess").joinpath(_FILE).read_text().splitlines()
+    lines = setup.locate(_FILE).read_text().splitlines()
     return tuple(
         Opening(number=number, fen=fen)
         for number, fen in enumerate(lines)
@@ -43,14 +43,14 @@ def read_openings(split: Split) -> tuple[Opening, ...]:
     )
 
 
-def make_openings(n: int, *, pool: EnginePool, rng: np.random.Generator) -> list[str]:
+def make_openings(setup: Setup, n: int, *, pool: EnginePool, rng: np.random.Generator) -> list[str]:
     """Make `n` distinct openings as FEN, in the order they were found.
 
-    Random plies from the start position, kept where Stockfish finds them balanced.
+    Random plies from the set-up, kept where Stockfish finds them balanced.
     """
     openings: dict[str, str] = {}
     while len(openings) < n:
-        boards = [_play_randomly(rng) for _ in range(256)]
+        boards = [_play_randomly(setup, rng) for _ in range(256)]
         chances = pool.estimate_win_probabilities(boards, nodes=BALANCE_NODES)
         for board, chance in zip(boards, chances, strict=True):
             if BALANCED[0] <= chance <= BALANCED[1]:
@@ -58,17 +58,17 @@ def make_openings(n: int, *, pool: EnginePool, rng: np.random.Generator) -> list
     return list(openings.values())[:n]
 
 
-def write_openings(path: Path, *, n: int = 600, seed: int = 20) -> None:
+def write_openings(path: Path, *, setup: Setup, n: int = 600, seed: int = 20) -> None:
     """Make the shipped file anew."""
     with EnginePool() as pool:
-        openings = make_openings(n, pool=pool, rng=np.random.default_rng(seed))
+        openings = make_openings(setup, n, pool=pool, rng=np.random.default_rng(seed))
     path.write_text("".join(f"{fen}\n" for fen in openings))
 
 
-def _play_randomly(rng: np.random.Generator) -> chess.Board:
+def _play_randomly(setup: Setup, rng: np.random.Generator) -> chess.Board:
     """Play random plies until some game gets through them without ending."""
     while True:
-        board = chess.Board()
+        board = chess.Board(setup.fen)
         for _ in range(RANDOM_PLIES):
             moves = list(board.legal_moves)
             if not moves:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 import chess
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from holdback.errors import UnknownNameError
 from holdback.statistics.estimate import Estimate
 from holdback.tasks.chess.engine import Analysis, Search, write_uci_position
+from holdback.tasks.chess.setup import Setup
 
 ANCHOR = "sf-elo1320"
 ANCHOR_ELO = 1320.0
@@ -123,10 +123,9 @@ class OpponentRatings:
 
 
 @cache
-def read_ratings() -> OpponentRatings:
+def read_ratings(setup: Setup) -> OpponentRatings:
     """Read the committed ratings; `holdback organisms rate-opponents` makes them anew."""
-    text = files("holdback.tasks.chess").joinpath("data/opponents.json").read_text()
-    stored = json.loads(text)
+    stored = json.loads(setup.locate("opponents.json").read_text())
     return OpponentRatings(
         elo={name: Estimate(**fields) for name, fields in stored["elo"].items()},
         draw_parameter=stored["draw_parameter"],

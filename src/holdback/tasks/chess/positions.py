@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import chess
@@ -23,18 +23,21 @@ from holdback.tasks.chess.match import Pairing, play_engines
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS, write_move, write_position
 from holdback.tasks.chess.openings import make_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
+from holdback.tasks.chess.setup import Setup, get_setup
 from holdback.tasks.chess.transcript import Answer, Transcript, draw_moves, write_messages
 from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
 
 WITHIN = 0.02
 """Win probability that a move may lose and still count as correct."""
 
-_FILE = "data/positions.tsv.xz"
+_FILE = "positions.tsv.xz"
 _SPLITS = (Split.TRAIN, Split.TRAIN, *[Split.SELECT] * 3, *[Split.TEST] * 5)
 
 # Positions where every move keeps about the same win probability say nothing about a player.
 _LEAST_AT_STAKE = 0.05
 _SCREENING_NODES = 3000
+_CANDIDATES = 30
+_POSITIONS_A_PHASE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +57,8 @@ class Position:
         """Win probability under the best move: the mover's own advantage."""
         return max(self.values.values())
 
-    @property
-    def phase(self) -> str:
-        """`opening`, `middlegame` or `endgame`, by the pieces left; 62 points at the start."""
-        points = {chess.KNIGHT: 3, chess.BISHOP: 3, chess.ROOK: 5, chess.QUEEN: 9}
-        pieces = chess.Board(self.fen).piece_map().values()
-        left = sum(points.get(piece.piece_type, 0) for piece in pieces)
-        return "opening" if left >= 52 else "middlegame" if left > 26 else "endgame"
+    phase: str
+    """`opening`, `middlegame` or `endgame`, by the pieces left on the board."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +71,8 @@ class ChessPositions:
     """
 
     name: str = "chess_positions"
+    setup: str = "kings_and_pawns"
+    """Set-up of the games that the positions are from."""
     unit: str = "points"
     margin: float = 3.0
     rows: int = 64
@@ -83,7 +83,7 @@ class ChessPositions:
     @property
     def chance(self) -> float | None:
         """What uniformly random legal moves score on `test`."""
-        positions = read_positions(Split.TEST)
+        positions = read_positions(get_setup(self.setup), Split.TEST)
         return float(
             np.mean([100 * (1 - p.best + np.mean(list(p.values.values()))) for p in positions])
         )
@@ -91,7 +91,7 @@ class ChessPositions:
     @property
     def description(self) -> str:
         """The protocol in a sentence, as a report prints it."""
-        facts = read_facts()
+        facts = read_facts(get_setup(self.setup))
         return (
             "One move in each position; 100 less the points of win probability lost against the"
             f" best move, by {facts['engine']} at {facts['nodes_a_move']} nodes a legal move."
@@ -112,7 +112,7 @@ class ChessPositions:
         Raises:
             ConfigError: for more samples than the split has positions.
         """
-        positions = read_positions(split)
+        positions = read_positions(get_setup(self.setup), split)
         if samples > len(positions):
             raise ConfigError(
                 f"{self.name}: split {split} has {len(positions)} positions, got samples={samples}"
@@ -125,7 +125,9 @@ class ChessPositions:
         for start in range(0, len(missing), self.rows):
             batch = missing[start : start + self.rows]
             boards = [chess.Board(position.fen) for position in batch]
-            sessions = model.open_sessions([Transcript(model, board).render() for board in boards])
+            sessions = model.open_sessions(
+                [Transcript(model, board).render(board) for board in boards]
+            )
             answers = draw_moves(
                 [(sessions, row) for row in range(len(batch))],
                 boards,
@@ -156,7 +158,7 @@ class ChessPositions:
         """
         if demonstrator not in DEMONSTRATORS:
             raise UnknownNameError.among("demonstrator", demonstrator, DEMONSTRATORS)
-        positions = read_positions(Split.TRAIN)
+        positions = read_positions(get_setup(self.setup), Split.TRAIN)
         if n > len(positions):
             raise ConfigError(f"{self.name}: split train has {len(positions)} positions, got n={n}")
         share = get_opponent(DEMONSTRATORS[demonstrator]).random_share
@@ -173,28 +175,37 @@ class ChessPositions:
 
 
 @cache
-def read_positions(split: Split) -> tuple[Position, ...]:
+def read_positions(setup: Setup, split: Split) -> tuple[Position, ...]:
     """Read the shipped positions of one split."""
     positions = []
-    for number, line in enumerate(_read_lines()[1:]):
+    for number, line in enumerate(_read_lines(setup)[1:]):
         game, fen, priced = line.split("\t")
         if _SPLITS[int(game) % len(_SPLITS)] is split:
             pairs = (pair.split("=") for pair in priced.split())
             values = {move: int(value) / 2000 for move, value in pairs}
-            positions.append(Position(number=number, game=int(game), fen=fen, values=values))
+            positions.append(
+                Position(
+                    number=number,
+                    game=int(game),
+                    fen=fen,
+                    values=values,
+                    phase=_name_phase(setup, chess.Board(fen)),
+                )
+            )
     return tuple(positions)
 
 
-def read_facts() -> dict[str, object]:
+def read_facts(setup: Setup) -> dict[str, object]:
     """Read how the shipped positions were made: engine, nodes, seed."""
-    facts: dict[str, object] = json.loads(_read_lines()[0])
+    facts: dict[str, object] = json.loads(_read_lines(setup)[0])
     return facts
 
 
 def write_positions(
     path: Path,
     *,
-    games: int = 340,
+    setup: Setup,
+    games: int = 480,
     nodes: int = 10_000,
     processes: int | None = None,
     seed: int = 23,
@@ -203,7 +214,8 @@ def write_positions(
 
     Args:
         path: Where to write it.
-        games: Source games; each gives five positions or fewer.
+        setup: Where the games start.
+        games: Source games; each gives up to two positions of each phase.
         nodes: Nodes for each legal move of a position. The moves share them (MultiPV), so that
             all are searched to the same depth.
         processes: Engines; as many as there are cores by default.
@@ -213,7 +225,7 @@ def write_positions(
     # Long searches: a table of 1 MiB would be overwritten many times.
     with EnginePool(processes=processes, hash_mb=16) as pool:
         facts = {"engine": pool.version, "nodes_a_move": nodes, "hash_mb": 16, "seed": seed}
-        chosen = _choose_positions(games, pool, rng)
+        chosen = _choose_positions(setup, games, pool, rng)
         searches = [
             Search(
                 position=write_uci_position(board),
@@ -236,10 +248,10 @@ def write_positions(
 
 
 def _choose_positions(
-    games: int, pool: EnginePool, rng: np.random.Generator
+    setup: Setup, games: int, pool: EnginePool, rng: np.random.Generator
 ) -> list[tuple[int, chess.Board]]:
-    """Play games between opponents of mixed strength; take five positions of each at most."""
-    openings = make_openings(games, pool=pool, rng=rng)
+    """Play games between opponents of mixed strength; take a few positions of each."""
+    openings = make_openings(setup, games, pool=pool, rng=rng)
     # The strongest is slow and its games end the same way; the random mover's are seldom chess.
     weights = np.array([0.5 if player.name in ("random", "sf2000") else 1 for player in LADDER])
     players = [LADDER[int(i)] for i in rng.choice(len(LADDER), games, p=weights / weights.sum())]
@@ -255,29 +267,46 @@ def _choose_positions(
     ]
     candidates: list[tuple[int, chess.Board]] = []
     for number, game in enumerate(play_engines(players, pairings, pool=pool)):
-        plies = set(rng.choice(len(game.moves), size=min(8, len(game.moves)), replace=False))
+        plies = set(
+            rng.choice(len(game.moves), size=min(_CANDIDATES, len(game.moves)), replace=False)
+        )
         board = chess.Board(game.pairing.opening)
         for ply, move in enumerate(game.moves):
             if ply in plies:
                 candidates.append((number, board.copy(stack=False)))
             board.push(move)
+    # Shuffled, so that the first few of a game that are good enough are not its first moves.
+    candidates = [candidates[int(at)] for at in rng.permutation(len(candidates))]
     chosen: list[tuple[int, chess.Board]] = []
-    taken = [0] * games
+    taken: Counter[tuple[int, str]] = Counter()
     seen: set[str] = set()
     values = pool.estimate_moves([board for _, board in candidates], nodes=_SCREENING_NODES)
     for (number, board), worth in zip(candidates, values, strict=True):
         at_stake = max(worth.values()) - min(worth.values())
-        if at_stake >= _LEAST_AT_STAKE and taken[number] < 5 and board.epd() not in seen:
-            taken[number] += 1
+        part = (number, _name_phase(setup, board))
+        if (
+            at_stake >= _LEAST_AT_STAKE
+            and taken[part] < _POSITIONS_A_PHASE
+            and board.epd() not in seen
+        ):
+            taken[part] += 1
             seen.add(board.epd())
             chosen.append((number, board))
-    return chosen
+    return sorted(chosen, key=lambda found: (found[0], found[1].ply()))
 
 
 @cache
-def _read_lines() -> list[str]:
-    stored = files("holdback.tasks.chess").joinpath(_FILE).read_bytes()
+def _read_lines(setup: Setup) -> list[str]:
+    stored = setup.locate(_FILE).read_bytes()
     return lzma.decompress(stored).decode().splitlines()
+
+
+def _name_phase(setup: Setup, board: chess.Board) -> str:
+    """By the share of pieces and pawns that are left: 5/6, and a half."""
+    left = (chess.popcount(board.occupied) - 2) / (
+        chess.popcount(chess.Board(setup.fen).occupied) - 2
+    )
+    return "opening" if left >= 5 / 6 else "middlegame" if left > 1 / 2 else "endgame"
 
 
 def _name(split: Split, position: Position) -> str:
@@ -286,7 +315,7 @@ def _name(split: Split, position: Position) -> str:
 
 def _record(split: Split, position: Position, answer: Answer) -> SampleRecord:
     worth = 0.0 if answer.move is None else position.values[answer.move.uci()]
-    lost = position.best - worth
+    lost = round(position.best - worth, 4)
     if answer.move is None:
         outcome = answer.failure
     else:
@@ -300,7 +329,7 @@ def _record(split: Split, position: Position, answer: Answer) -> SampleRecord:
             "fen": position.fen,
             "phase": position.phase,
             "win_probability": position.best,
-            "lost": round(lost, 4),
+            "lost": lost,
             "move": None if answer.move is None else answer.move.uci(),
             "best": max(position.values, key=lambda move: position.values[move]),
             "tries": answer.tries,

@@ -15,6 +15,7 @@ from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, Rules, play_engines
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import ANCHOR, ANCHOR_ELO, LADDER, Opponent, get_opponent
+from holdback.tasks.chess.setup import Setup
 from holdback.tasks.task import Split
 
 # By strength, the anchor where a pilot put it.
@@ -46,6 +47,7 @@ def list_pairs(games: int, players: Sequence[str] = _ORDER) -> list[tuple[Oppone
 
 
 def rate_opponents(
+    setup: Setup,
     *,
     games: int = 1200,
     players: Sequence[str] = _ORDER,
@@ -57,6 +59,7 @@ def rate_opponents(
     """Play the tournament and rate everybody jointly, the anchor fixed.
 
     Args:
+        setup: Where the games start.
         games: Games of each pair of neighbours: half as many openings, both colours.
         players: Names by strength, weakest first; the anchor among them.
         seed: Of the openings' order and of all dice.
@@ -68,7 +71,7 @@ def rate_opponents(
         Ratings, and what the file says besides: engine, rules, seed, points of each pair.
     """
     rules = rules or Rules()
-    openings = [opening for split in Split for opening in read_openings(split)]
+    openings = [opening for split in Split for opening in read_openings(setup, split)]
     first: list[str] = []
     second: list[str] = []
     scores: list[float] = []
@@ -102,6 +105,7 @@ def rate_opponents(
         engine = pool.version
     ratings = fit_ratings(first, second, scores, clusters, anchor=ANCHOR, anchor_elo=ANCHOR_ELO)
     facts = {
+        "setup": setup.name,
         "engine": engine,
         "rules": rules.name,
         "adjudication_nodes": rules.adjudication_nodes,
