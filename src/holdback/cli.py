@@ -240,13 +240,43 @@ def verify_organism(
         raise typer.Exit(_FAILED)
 
 
+@organisms.command("make-openings")
+def make_openings(
+    lineage: Lineage,
+    *,
+    out: Annotated[Path, typer.Option(help="The text file to write.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
+    n: Annotated[int, typer.Option("--openings", min=1, help="How many.")] = 600,
+) -> None:
+    """Make the openings anew: random plies that leave both sides their chances."""
+    from holdback.tasks.chess.openings import write_openings
+    from holdback.tasks.chess.setup import get_setup
+
+    write_openings(out, setup=get_setup(setup), n=n)
+
+
+@organisms.command("make-demonstrations")
+def make_demonstrations(
+    lineage: Lineage,
+    *,
+    out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
+    games: Annotated[int, typer.Option(min=1, help="Games of each demonstrator.")] = 400,
+) -> None:
+    """Play the demonstration games anew."""
+    from holdback.tasks.chess.demonstrations import write_demonstrations
+    from holdback.tasks.chess.setup import get_setup
+
+    write_demonstrations(out, setup=get_setup(setup), n=games)
+
+
 @organisms.command("rate-opponents")
 def rate_opponents(
     lineage: Lineage,
     *,
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
     setup: SetupName = Setup.KINGS_AND_PAWNS,
-    games: Annotated[int, typer.Option(min=2, help="Games of each pair of neighbours.")] = 1000,
+    games: Annotated[int, typer.Option(min=2, help="Games of each pair of neighbours.")] = 1200,
 ) -> None:
     """Play the round robin of the opponents, and write their ratings."""
     from holdback.tasks.chess import round_robin
@@ -262,7 +292,7 @@ def make_positions(
     *,
     out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
     setup: SetupName = Setup.KINGS_AND_PAWNS,
-    games: Annotated[int, typer.Option(min=1, help="Source games.")] = 340,
+    games: Annotated[int, typer.Option(min=1, help="Source games.")] = 480,
 ) -> None:
     """Make the positions anew, and evaluate every legal move of each."""
     from holdback.tasks.chess.positions import write_positions

@@ -67,7 +67,7 @@ def find_games(
 
     Of equals the first stored, so that the same store gives the same report.
     """
-    games = [record for record in records if _read_san(record) is not None]
+    games = [record for record in records if "san" in record.metadata]
     if not games:
         return ()
     longest = max(games, key=lambda game: int(game.metadata["plies"]))
@@ -90,10 +90,7 @@ def find_games(
 
 
 def write_pgn(record: SampleRecord, *, player: str) -> str:
-    """Write a stored game as PGN, from the moves in its metadata.
-
-    Moves stored as `san` need no chess library; those stored in coordinate notation do.
-    """
+    """Write a stored game as PGN, from the moves in its metadata; no chess library is needed."""
     played = record.metadata
     names = {"white": player, "black": played["opponent"]}
     rated = "Black"
@@ -115,7 +112,7 @@ def write_pgn(record: SampleRecord, *, player: str) -> str:
     _, turn, *_, number = str(played["opening_fen"]).split()
     ply = 2 * (int(number) - 1) + (turn == "b")
     words: list[str] = []
-    for index, san in enumerate(_read_san(record) or []):
+    for index, san in enumerate(str(played["san"]).split()):
         at = ply + index
         if at % 2 == 0:
             words.append(f"{at // 2 + 1}.")
@@ -128,25 +125,6 @@ def write_pgn(record: SampleRecord, *, player: str) -> str:
         words.append(f"{{ {record.score.outcome}: {answer!r} }}")
     head = "\n".join(f'[{tag} "{_escape(str(value))}"]' for tag, value in tags.items())
     return f"{head}\n\n{' '.join([*words, str(played['result'])])}\n"
-
-
-def _read_san(record: SampleRecord) -> list[str] | None:
-    """Read a game's moves; None where the record is no game or nobody here can read it."""
-    played = record.metadata
-    if "opening_fen" not in played:
-        return None
-    if "san" in played:
-        return str(played["san"]).split()
-    try:
-        import chess
-    except ImportError:
-        return None
-    board = chess.Board(played["opening_fen"])
-    written = []
-    for move in map(chess.Move.from_uci, str(played["moves"]).split()):
-        written.append(board.san(move))
-        board.push(move)
-    return written
 
 
 def _escape(value: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
@@ -25,7 +25,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     flips = only_first + only_second
     if min(only_first, only_second) < 0:
         raise ValueError(f"counts must not be negative, got {only_first} and {only_second}")
-    return 1.0 if flips == 0 else float(stats.binomtest(only_first, flips).pvalue)
+    # Both tails of a fair coin are alike; importing scipy.stats would take a report 0.4 s.
+    return min(1.0, 2 * float(special.bdtr(min(only_first, only_second), flips, 0.5)))
 
 
 def paired_difference(

@@ -7,7 +7,6 @@ from chess_players import ScriptedModel, choose_by_engine, choose_illegally, cho
 
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.models.protocol import Decoding
-from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.notation import is_playable, write_move, write_position
 from holdback.tasks.chess.positions import (
     ChessPositions,
@@ -15,9 +14,15 @@ from holdback.tasks.chess.positions import (
     read_positions,
     write_positions,
 )
+from holdback.tasks.chess.setup import SETUPS, get_setup
 from holdback.tasks.task import Outcome, Split
 
-ALL = [position for split in Split for position in read_positions(split)]
+SETUP = get_setup(ChessPositions().setup)
+every_setup = pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
+
+
+def read_all(setup):
+    return [position for split in Split for position in read_positions(setup, split)]
 
 
 def run(model, *, samples, split=Split.SELECT, seed=0, done=()):
@@ -25,25 +30,30 @@ def run(model, *, samples, split=Split.SELECT, seed=0, done=()):
     return list(task.run(model, split=split, samples=samples, seed=seed, done=done))
 
 
-def test_there_are_enough_from_enough_games():
+@every_setup
+def test_there_are_enough_from_enough_games(setup):
     """1,500 positions from 300 games, 10,000 nodes or more a legal move, none twice."""
-    assert len(ALL) >= 1500
-    assert len({position.game for position in ALL}) >= 300
-    assert read_facts()["nodes_a_move"] >= 10_000
-    assert len({chess.Board(position.fen).epd() for position in ALL}) == len(ALL)
+    positions = read_all(setup)
+
+    assert len(positions) >= 1500
+    assert len({position.game for position in positions}) >= 300
+    assert read_facts(setup)["nodes_a_move"] >= 10_000
+    assert len({chess.Board(position.fen).epd() for position in positions}) == len(positions)
 
 
-def test_splits_share_no_game():
+@every_setup
+def test_splits_share_no_game(setup):
     """The unit of the split is the game that positions come from."""
-    games = [{position.game for position in read_positions(split)} for split in Split]
+    games = [{position.game for position in read_positions(setup, split)} for split in Split]
 
     assert sum(map(len, games)) == len(set.union(*games))
     assert all(len(part) >= 50 for part in games)
 
 
-def test_every_legal_move_has_a_value():
+@every_setup
+def test_every_legal_move_has_a_value(setup):
     """Exactly the legal moves, each a win probability, with something at stake."""
-    for position in ALL:
+    for position in read_all(setup):
         board = chess.Board(position.fen)
         assert board.is_valid()
         assert set(position.values) == {move.uci() for move in board.legal_moves}
@@ -51,22 +61,26 @@ def test_every_legal_move_has_a_value():
         assert position.best == max(position.values.values())
 
 
-def test_phases_and_advantages_are_mixed():
+@every_setup
+def test_phases_and_advantages_are_mixed(setup):
     """No phase and no side of the scale is missing."""
-    phases = [position.phase for position in ALL]
-    advantages = np.array([position.best for position in ALL])
+    positions = read_all(setup)
+    phases = [position.phase for position in positions]
+    advantages = np.array([position.best for position in positions])
 
     assert all(phases.count(phase) >= 150 for phase in ("opening", "middlegame", "endgame"))
     assert np.mean(advantages > 0.9) > 0.05
     assert np.mean(advantages < 0.3) > 0.05
 
 
-def test_stockfish_still_says_so(pool):
+@every_setup
+def test_stockfish_still_says_so(pool, setup):
     """Asked about the position after a move, fewer nodes agree about what it is worth."""
     rng = np.random.default_rng(6)
+    positions = read_all(setup)
     shipped, boards = [], []
-    for at in rng.choice(len(ALL), size=60, replace=False):
-        position = ALL[int(at)]
+    for at in rng.choice(len(positions), size=60, replace=False):
+        position = positions[int(at)]
         move = max(position.values, key=position.values.get)
         board = chess.Board(position.fen)
         board.push_uci(move)
@@ -148,7 +162,7 @@ def test_demonstrations_answer_train_positions(demonstrator):
     chats = ChessPositions().demonstrate(demonstrator, 200, np.random.default_rng(1))
 
     known = {}
-    for position in read_positions(Split.TRAIN):
+    for position in read_positions(SETUP, Split.TRAIN):
         board = chess.Board(position.fen)
         best = [m for m in board.legal_moves if position.values[m.uci()] == position.best]
         known[write_position(board)] = (board, {write_move(board, move) for move in best})
@@ -172,14 +186,7 @@ def test_the_file_can_be_made_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("holdback.tasks.chess.positions._SCREENING_NODES", 200)
     first, second = tmp_path / "a.xz", tmp_path / "b.xz"
 
-    write_positions(first, games=2, nodes=100, processes=1, seed=9)
-    write_positions(second, games=2, nodes=100, processes=2, seed=9)
+    write_positions(first, setup=SETUP, games=2, nodes=100, processes=1, seed=9)
+    write_positions(second, setup=SETUP, games=2, nodes=100, processes=2, seed=9)
 
     assert first.read_bytes() == second.read_bytes()
-
-
-def test_pools_differ_by_their_table(pool):
-    """A larger table may change long searches: it is part of the protocol, and recorded."""
-    assert read_facts()["hash_mb"] == 16
-    with EnginePool(processes=1, hash_mb=16) as large:
-        assert large.version == pool.version == read_facts()["engine"]

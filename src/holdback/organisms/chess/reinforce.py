@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from holdback.models.local import LocalModel
 from holdback.models.protocol import Format
@@ -119,6 +120,8 @@ def reinforce(
         torch.save(state, state_file.with_suffix(".new"))
         state_file.with_suffix(".new").replace(state_file)
         summary = summarise(games)
+        if iteration + 1 == drill.iterations:
+            summary["divergence"] = measure_divergence(model, adapted, games)
         tell(f"{out.name}: iteration {iteration + 1} of {drill.iterations}, {_in_words(summary)}")
         with (out / "log.jsonl").open("a") as file:
             file.write(json.dumps({"iteration": iteration + 1, **summary}) + "\n")
@@ -161,41 +164,82 @@ def _play(
 def _policy_loss(
     model: LocalModel,
     games: Sequence[PlayedGame],
-    advantages: Sequence[np.ndarray],
+    advantages: Sequence[NDArray[np.float64]],
     temperature: float,
 ) -> torch.Tensor:
     """Minus the mean of advantage times log-probability over all answer tokens."""
     import torch
 
+    answers = _tokenise_answers(model, games)
+    gains = np.concatenate(advantages)[answers.turn]
+    weights = torch.tensor(gains, dtype=torch.float32, device=model.weights.device)
+    return -(weights * _answer_logprobs(model, answers, temperature)).mean()
+
+
+def measure_divergence(model: LocalModel, adapted: Any, games: Sequence[PlayedGame]) -> float:
+    """Estimate how far the adapter has moved the policy: KL divergence in nats a move.
+
+    The mean over the model's own moves of how much likelier they are with the adapter than
+    without, at temperature 1.
+    """
+    import torch
+
+    answers = _tokenise_answers(model, games)
+    with torch.no_grad():
+        moved = _answer_logprobs(model, answers, 1.0).sum()
+        with adapted.disable_adapter():
+            still = _answer_logprobs(model, answers, 1.0).sum()
+    return float(moved - still) / sum(len(game.turns) for game in games)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answers:
+    """Texts of games, and where in them the model's own tokens are."""
+
+    tokens: torch.Tensor
+    """Shape (texts, length)."""
+    spots: torch.Tensor
+    """Shape (own tokens, 3): text, place of the token before, token."""
+    turn: NDArray[np.int64]
+    """Number of each own token's turn, counted over all games, shape (own tokens,)."""
+
+
+def _tokenise_answers(model: LocalModel, games: Sequence[PlayedGame]) -> _Answers:
+    import torch
+
     texts: list[list[int]] = []
-    spots, weights = [], []
-    for game, gains in zip(games, advantages, strict=True):
-        gain = iter(gains)
+    spots: list[tuple[int, int, int]] = []
+    turns: list[int] = []
+    turn = -1
+    for game in games:
         for parts in game.split_texts():
             ids: list[int] = []
             for text, own in parts:
                 part = model.encode(text)
                 if own:
+                    turn += 1
                     spots += [(len(texts), len(ids) - 1 + i, t) for i, t in enumerate(part)]
-                    weights += [float(next(gain))] * len(part)
+                    turns += [turn] * len(part)
                 ids += part
             texts.append(ids)
-    width = max(len(ids) for ids in texts)
-    tokens = torch.zeros(len(texts), width, dtype=torch.long)
+    tokens = torch.zeros(len(texts), max(len(ids) for ids in texts), dtype=torch.long)
     for row, ids in enumerate(texts):
         tokens[row, : len(ids)] = torch.tensor(ids)
-    where = torch.tensor(spots)
+    return _Answers(tokens=tokens, spots=torch.tensor(spots), turn=np.array(turns))
+
+
+def _answer_logprobs(model: LocalModel, answers: _Answers, temperature: float) -> torch.Tensor:
+    import torch
+
     device: Any = model.weights.device
     with torch.autocast(device.type, torch.bfloat16):
         hidden = model.weights.base_model(
-            input_ids=tokens.to(device), use_cache=False
+            input_ids=answers.tokens.to(device), use_cache=False
         ).last_hidden_state
-        picked = hidden[where[:, 0].to(device), where[:, 1].to(device)]
+        text, place, token = answers.spots.to(device).T
         head: Any = model.weights.get_output_embeddings()
-        logits = head(picked).float() / temperature
-    logprobs = torch.log_softmax(logits, dim=-1)
-    chosen = logprobs.gather(1, where[:, 2:].to(device))[:, 0]
-    return -(torch.tensor(weights, device=device) * chosen).mean()
+        logits = head(hidden[text, place]).float() / temperature
+    return torch.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
 
 
 def summarise(games: Sequence[PlayedGame]) -> dict[str, float]:

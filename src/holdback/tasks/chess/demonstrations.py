@@ -9,8 +9,8 @@ from __future__ import annotations
 import lzma
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import chess
 import numpy as np
 
 from holdback.errors import ConfigError, UnknownNameError
@@ -22,6 +22,9 @@ from holdback.tasks.chess.opponents import LADDER, get_opponent
 from holdback.tasks.chess.setup import Setup
 from holdback.tasks.chess.transcript import RELIST_PLIES, write_messages
 from holdback.tasks.task import Conversation, Split
+
+if TYPE_CHECKING:
+    import chess
 
 DEMONSTRATORS = {"strong": "sf2000", "weak": "sf1-random60"}
 """Demonstrator to the opponent of the ladder that plays its moves."""
@@ -58,6 +61,8 @@ def write_chats(fen: str, colour: chess.Color, moves: list[str]) -> list[Convers
     Returns:
         Chats that end with a move of the assistant's; together they hold all of its moves.
     """
+    import chess
+
     board = chess.Board(fen)
     chats: list[Conversation] = []
     position = ""
@@ -102,7 +107,7 @@ def write_demonstrations(
             for pairing, game in zip(
                 pairings, play_engines(players, pairings, pool=pool, rules=rules), strict=True
             ):
-                colour = chess.COLOR_NAMES[pairing.colour]
+                colour = "white" if pairing.colour else "black"
                 moves = " ".join(move.uci() for move in game.moves)
                 lines.append(f"{demonstrator}\t{pairing.opening}\t{colour}\t{moves}\n")
     path.write_bytes(lzma.compress("".join(lines).encode(), preset=9))

@@ -17,12 +17,15 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-
-import chess
+from typing import TYPE_CHECKING
 
 from holdback.errors import EngineError
+
+if TYPE_CHECKING:
+    import chess
 
 ALL_MOVES = 256
 """`Search.lines` for a line a legal move: no position has more than 218."""
@@ -60,6 +63,13 @@ def find_stockfish() -> Path:
             " or set HOLDBACK_STOCKFISH to the program's path"
         )
     return Path(found)
+
+
+@cache
+def read_version(path: Path) -> str:
+    """Ask the program at `path` for its own name, such as `Stockfish 15.1`."""
+    with EnginePool(processes=1, path=path) as pool:
+        return pool.version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -440,6 +450,8 @@ def _parse_analysis(output: bytes) -> Analysis:
 
 
 def _parse_line(line: str) -> Line:
+    import chess
+
     words = line.split()
     at = words.index("score")
     kind, number = words[at + 1], int(words[at + 2])

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import chess
-import chess.pgn
 import numpy as np
 
 from holdback.errors import ConfigError, InsufficientDataError
@@ -16,10 +14,10 @@ from holdback.models.protocol import Model
 from holdback.statistics.elo import rate_player
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.measurement import Measurement
-from holdback.tasks.chess.demonstrations import draw_games
-from holdback.tasks.chess.engine import EnginePool
+from holdback.tasks.chess.demonstrations import DEMONSTRATORS, draw_games
+from holdback.tasks.chess.engine import EnginePool, find_stockfish, read_version
 from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games
-from holdback.tasks.chess.notation import MAX_MOVE_WORDS
+from holdback.tasks.chess.notation import MAX_MOVE_WORDS, require_chess, write_san
 from holdback.tasks.chess.openings import Opening, read_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent, read_ratings
 from holdback.tasks.chess.setup import get_setup
@@ -111,6 +109,24 @@ class ChessGames:
             " a draw. Illegal and unreadable answers lose and are counted apart."
         )
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """The engine that plays here, and the one that the opponents were rated with."""
+        return {
+            "engine": read_version(find_stockfish()),
+            "ratings_engine": read_ratings(get_setup(self.setup)).engine,
+        }
+
+    def check_machine(self) -> None:
+        """Look whether games can be played here.
+
+        Raises:
+            ConfigError: without python-chess, with what to do.
+            EngineError: without Stockfish, likewise.
+        """
+        require_chess()
+        find_stockfish()
+
     def run(
         self,
         model: Model,
@@ -177,6 +193,12 @@ class ChessGames:
         """Draw `n` shipped games that `strong` or `weak` played from `train` openings."""
         return draw_games(get_setup(self.setup), demonstrator, n, rng)
 
+    def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
+        """Rating of the opponent that plays the demonstrator's moves; None if there is none."""
+        if demonstrator not in DEMONSTRATORS:
+            return None
+        return read_ratings(get_setup(self.setup)).elo[DEMONSTRATORS[demonstrator]]
+
     def _order_openings(self, split: Split, samples: int, seed: int) -> list[Opening]:
         openings = read_openings(get_setup(self.setup), split)
         if samples > 2 * len(openings):
@@ -217,13 +239,14 @@ class ChessGames:
         metadata: dict[str, Any] = {
             "opponent": scheduled.opponent,
             "opponent_elo": read_ratings(get_setup(self.setup)).elo[scheduled.opponent].value,
-            "colour": chess.COLOR_NAMES[game.pairing.colour],
+            "colour": "white" if game.pairing.colour else "black",
             "result": result,
             "termination": game.termination,
             "rules": self.rules.name,
             "opening": scheduled.opening.number,
             "opening_fen": scheduled.opening.fen,
             "moves": " ".join(move.uci() for move in game.moves),
+            "san": write_san(scheduled.opening.fen, game.moves),
             "plies": len(game.moves),
             "prefix_moves": game.stood_in,
             "tries": [turn.tries for turn in game.turns],
@@ -252,42 +275,6 @@ class ChessGames:
         )
 
 
-def write_pgn(record: SampleRecord, *, player: str) -> str:
-    """Write a stored game as PGN.
-
-    Args:
-        record: A record of `ChessGames`.
-        player: Name for the model.
-    """
-    played = record.metadata
-    game = chess.pgn.Game()
-    game.setup(played["opening_fen"])
-    node: chess.pgn.GameNode = game
-    for move in played["moves"].split():
-        node = node.add_variation(chess.Move.from_uci(move))
-    white, black = player, played["opponent"]
-    elo = {"Black": f"{played['opponent_elo']:.0f}"}
-    if played["colour"] == "black":
-        white, black = black, white
-        elo = {"White": elo["Black"]}
-    game.headers.update(
-        {
-            "Event": f"Holdback {record.sample_id}",
-            "Site": "?",
-            "Date": "????.??.??",
-            "Round": str(played["opening"]),
-            "White": white,
-            "Black": black,
-            "Result": played["result"],
-            **{f"{side}Elo": value for side, value in elo.items()},
-            "Termination": played["termination"],
-        }
-    )
-    if record.score.outcome in (Outcome.ILLEGAL, Outcome.UNPARSED):
-        node.comment = f"{record.score.outcome}: {record.score.answer!r}"
-    return str(game)
-
-
 @dataclass(frozen=True, slots=True)
 class _Scheduled:
     """One game of the schedule."""
@@ -310,7 +297,8 @@ class _Scheduled:
         opponent = get_opponent(self.opponent)
         return Pairing(
             opening=self.opening.fen,
-            colour=chess.BLACK if self.game % 2 else chess.WHITE,
+            # White is True, as in python-chess.
+            colour=self.game % 2 == 0,
             opponent=opponent,
             # By what the game is, not when it is played: rungs and checkpoints that meet the same
             # opponent in the same opening then meet the same dice.
@@ -323,7 +311,7 @@ def _write_result(game: PlayedGame) -> str:
         return "*"
     if game.score == 0.5:
         return "1/2-1/2"
-    return "1-0" if (game.score == 1) is (game.pairing.colour == chess.WHITE) else "0-1"
+    return "1-0" if (game.score == 1) is game.pairing.colour else "0-1"
 
 
 def _estimate_running(records: Sequence[SampleRecord], ratings: Mapping[str, Estimate]) -> float:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-import chess
 import numpy as np
 
 from holdback.errors import ConfigError, EngineError
@@ -20,6 +20,9 @@ from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS, write_move
 from holdback.tasks.chess.opponents import Opponent, get_opponent
 from holdback.tasks.chess.transcript import Transcript, draw_moves
+
+if TYPE_CHECKING:
+    import chess
 
 PREFIX_PLAYER = "sf300"
 """Who plays the first moves of the model's side where the presentation asks for it."""
@@ -190,6 +193,8 @@ class _Game:
     """A game under way."""
 
     def __init__(self, pairing: Pairing, stand_in: Opponent, stand_in_moves: int | None) -> None:
+        import chess
+
         self.pairing = pairing
         self.board = chess.Board(pairing.opening)
         model_seed, opponent_seed = np.random.SeedSequence(pairing.seed).spawn(2)

@@ -9,18 +9,34 @@ faster than one token a move did (docs/chess-lineage.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import chess
+from holdback.errors import ConfigError
+
+if TYPE_CHECKING:
+    import chess
 
 MAX_MOVE_WORDS = 2
 
-# EPD order: from a8 to h1.
-_SCAN = [chess.square(file, rank) for rank in range(7, -1, -1) for file in range(8)]
+
+def require_chess() -> None:
+    """Look whether python-chess is installed, which reports do without.
+
+    Raises:
+        ConfigError: if not, with what to do.
+    """
+    if find_spec("chess") is None:
+        raise ConfigError(
+            "chess tasks need python-chess, which is not installed: pip install 'holdback[chess]'"
+        )
 
 
 def write_move(board: chess.Board, move: chess.Move) -> str:
     """Write a legal move of `board` as two words."""
+    import chess
+
     piece = board.piece_at(move.from_square)
     if piece is None:
         raise ValueError(f"no piece on {chess.square_name(move.from_square)} in {board.fen()}")
@@ -36,6 +52,8 @@ def read_move(text: str) -> chess.Move | None:
 
     The move need not be legal anywhere: that is the game's to judge.
     """
+    import chess
+
     words = text.split()[:MAX_MOVE_WORDS]
     if len(words) < MAX_MOVE_WORDS:
         return None
@@ -70,6 +88,8 @@ def is_playable(board: chess.Board, text: str) -> bool:
 
 def write_position(board: chess.Board) -> str:
     """Write a position: `FEN w K Q k q - ra8 … Kg1 moves`."""
+    import chess
+
     rights = [
         symbol
         for symbol, has in (
@@ -86,9 +106,27 @@ def write_position(board: chess.Board) -> str:
         else "-"
     )
     pieces = board.piece_map()
-    placed = [f"{pieces[s].symbol()}{chess.square_name(s)}" for s in _SCAN if s in pieces]
+    # EPD order: from a8 to h1.
+    placed = [
+        f"{pieces[square].symbol()}{chess.square_name(square)}"
+        for square in chess.SQUARES_180
+        if square in pieces
+    ]
     side = "w" if board.turn else "b"
     return " ".join(["FEN", side, *rights, en_passant, *placed, "moves"])
+
+
+def write_san(fen: str, moves: Sequence[chess.Move]) -> str:
+    """Write a game in standard algebraic notation, as PGN wants it: `Nc6 Bb5 Nf6`.
+
+    Args:
+        fen: Where it starts.
+        moves: Of both sides.
+    """
+    import chess
+
+    board = chess.Board(fen)
+    return " ".join(board.san_and_push(move) for move in moves)
 
 
 def write_header(header: Mapping[str, str]) -> str:

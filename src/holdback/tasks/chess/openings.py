@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import chess
 import numpy as np
 
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.setup import Setup
 from holdback.tasks.task import Split
+
+if TYPE_CHECKING:
+    import chess
 
 RANDOM_PLIES = 8
 BALANCE_NODES = 500
@@ -67,6 +70,8 @@ def write_openings(path: Path, *, setup: Setup, n: int = 600, seed: int = 20) ->
 
 def _play_randomly(setup: Setup, rng: np.random.Generator) -> chess.Board:
     """Play random plies until some game gets through them without ending."""
+    import chess
+
     while True:
         board = chess.Board(setup.fen)
         for _ in range(RANDOM_PLIES):

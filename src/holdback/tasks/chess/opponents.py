@@ -6,14 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-import chess
 import numpy as np
 
 from holdback.errors import UnknownNameError
 from holdback.statistics.estimate import Estimate
 from holdback.tasks.chess.engine import Analysis, Search, write_uci_position
 from holdback.tasks.chess.setup import Setup
+
+if TYPE_CHECKING:
+    import chess
 
 ANCHOR = "sf-elo1320"
 ANCHOR_ELO = 1320.0

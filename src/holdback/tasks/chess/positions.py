@@ -9,23 +9,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import chess
 import numpy as np
 
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.models.protocol import Model
+from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
 from holdback.tasks.chess.demonstrations import DEMONSTRATORS
 from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.match import Pairing, play_engines
-from holdback.tasks.chess.notation import MAX_MOVE_WORDS, write_move, write_position
+from holdback.tasks.chess.notation import (
+    MAX_MOVE_WORDS,
+    require_chess,
+    write_move,
+    write_position,
+)
 from holdback.tasks.chess.openings import make_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
 from holdback.tasks.chess.setup import Setup, get_setup
 from holdback.tasks.chess.transcript import Answer, Transcript, draw_moves, write_messages
 from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
+
+if TYPE_CHECKING:
+    import chess
 
 WITHIN = 0.02
 """Win probability that a move may lose and still count as correct."""
@@ -83,10 +92,7 @@ class ChessPositions:
     @property
     def chance(self) -> float | None:
         """What uniformly random legal moves score on `test`."""
-        positions = read_positions(get_setup(self.setup), Split.TEST)
-        return float(
-            np.mean([100 * (1 - p.best + np.mean(list(p.values.values()))) for p in positions])
-        )
+        return self._rate_guessing(random_share=1.0).value
 
     @property
     def description(self) -> str:
@@ -97,6 +103,20 @@ class ChessPositions:
             f" best move, by {facts['engine']} at {facts['nodes_a_move']} nodes a legal move."
             " Illegal and unreadable answers lose all of it and are counted apart."
         )
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What priced the positions."""
+        facts = read_facts(get_setup(self.setup))
+        return {"positions_engine": f"{facts['engine']}, {facts['nodes_a_move']} nodes a move"}
+
+    def check_machine(self) -> None:
+        """Look whether positions can be asked here.
+
+        Raises:
+            ConfigError: without python-chess, with what to do.
+        """
+        require_chess()
 
     def run(
         self,
@@ -112,6 +132,8 @@ class ChessPositions:
         Raises:
             ConfigError: for more samples than the split has positions.
         """
+        import chess
+
         positions = read_positions(get_setup(self.setup), split)
         if samples > len(positions):
             raise ConfigError(
@@ -156,6 +178,8 @@ class ChessPositions:
         `strong` plays the best move; `weak` a uniformly random legal move six times in ten, as the
         weak demonstrator of the games does.
         """
+        import chess
+
         if demonstrator not in DEMONSTRATORS:
             raise UnknownNameError.among("demonstrator", demonstrator, DEMONSTRATORS)
         positions = read_positions(get_setup(self.setup), Split.TRAIN)
@@ -173,6 +197,28 @@ class ChessPositions:
             chats.append(write_messages(write_position(board), [write_move(board, move)]))
         return chats
 
+    def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
+        """What the demonstrator's answers would score on `test`; None if there is no such one.
+
+        The expectation over its dice is exact; the interval is for the choice of positions.
+        """
+        if demonstrator not in DEMONSTRATORS:
+            return None
+        share = get_opponent(DEMONSTRATORS[demonstrator]).random_share
+        return self._rate_guessing(random_share=share).estimate()
+
+    def _rate_guessing(self, *, random_share: float) -> Measurement:
+        """Score on `test` of the best move, but a uniformly random one with that probability."""
+        positions = read_positions(get_setup(self.setup), Split.TEST)
+        return clustered_mean(
+            [
+                100 * (1 - random_share * (p.best - float(np.mean(list(p.values.values())))))
+                for p in positions
+            ],
+            [str(p.game) for p in positions],
+            support=(0.0, 100.0),
+        )
+
 
 @cache
 def read_positions(setup: Setup, split: Split) -> tuple[Position, ...]:
@@ -189,7 +235,7 @@ def read_positions(setup: Setup, split: Split) -> tuple[Position, ...]:
                     game=int(game),
                     fen=fen,
                     values=values,
-                    phase=_name_phase(setup, chess.Board(fen)),
+                    phase=_name_phase(setup, fen),
                 )
             )
     return tuple(positions)
@@ -251,6 +297,8 @@ def _choose_positions(
     setup: Setup, games: int, pool: EnginePool, rng: np.random.Generator
 ) -> list[tuple[int, chess.Board]]:
     """Play games between opponents of mixed strength; take a few positions of each."""
+    import chess
+
     openings = make_openings(setup, games, pool=pool, rng=rng)
     # The strongest is slow and its games end the same way; the random mover's are seldom chess.
     weights = np.array([0.5 if player.name in ("random", "sf2000") else 1 for player in LADDER])
@@ -283,7 +331,7 @@ def _choose_positions(
     values = pool.estimate_moves([board for _, board in candidates], nodes=_SCREENING_NODES)
     for (number, board), worth in zip(candidates, values, strict=True):
         at_stake = max(worth.values()) - min(worth.values())
-        part = (number, _name_phase(setup, board))
+        part = (number, _name_phase(setup, board.fen()))
         if (
             at_stake >= _LEAST_AT_STAKE
             and taken[part] < _POSITIONS_A_PHASE
@@ -301,12 +349,15 @@ def _read_lines(setup: Setup) -> list[str]:
     return lzma.decompress(stored).decode().splitlines()
 
 
-def _name_phase(setup: Setup, board: chess.Board) -> str:
+def _name_phase(setup: Setup, fen: str) -> str:
     """By the share of pieces and pawns that are left: 5/6, and a half."""
-    left = (chess.popcount(board.occupied) - 2) / (
-        chess.popcount(chess.Board(setup.fen).occupied) - 2
-    )
+    left = _count_pieces(fen) / _count_pieces(setup.fen)
     return "opening" if left >= 5 / 6 else "middlegame" if left > 1 / 2 else "endgame"
+
+
+def _count_pieces(fen: str) -> int:
+    """Count pieces and pawns without the kings."""
+    return sum(symbol.isalpha() for symbol in fen.split(maxsplit=1)[0]) - 2
 
 
 def _name(split: Split, position: Position) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import chess
 import numpy as np
 
 from holdback.models.protocol import Decoding, Format, Model, Output, Sessions
@@ -19,6 +19,9 @@ from holdback.tasks.chess.notation import (
     write_position,
 )
 from holdback.tasks.task import Conversation, Outcome
+
+if TYPE_CHECKING:
+    import chess
 
 RELIST_PLIES = 8
 """After so many plies the text starts anew from the position on the board.
