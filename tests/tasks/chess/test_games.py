@@ -1,10 +1,12 @@
 """Games are played, ended, recorded and rated as they should, by models whose play is known."""
 
+import io
 import os
 import signal
 from dataclasses import replace
 
 import chess
+import chess.pgn
 import numpy as np
 import pytest
 from chess_players import (
@@ -17,6 +19,7 @@ from chess_players import (
     write_mortal_engine,
 )
 
+from holdback.audit.behaviour import write_pgn
 from holdback.errors import ConfigError, EngineError, UnknownNameError
 from holdback.models.protocol import Decoding, Format, Output, Presentation
 from holdback.tasks.chess import games as games_module
@@ -26,6 +29,7 @@ from holdback.tasks.chess.match import Pairing, Rules, play_games
 from holdback.tasks.chess.notation import is_playable, write_move
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import get_opponent, read_ratings
+from holdback.tasks.chess.positions import ChessPositions
 from holdback.tasks.chess.setup import get_setup
 from holdback.tasks.chess.transcript import RELIST_PLIES, draw_moves
 from holdback.tasks.task import Outcome, Split
@@ -417,6 +421,19 @@ def test_errored_games_count_nowhere(random_records):
         task.measure([errored])
 
 
+def test_pgn_can_be_read_back(random_records):
+    """Headers, moves and result survive python-chess's own reader."""
+    for record in random_records[:10]:
+        game = chess.pgn.read_game(io.StringIO(write_pgn(record, player="base")))
+        assert game is not None
+        assert not game.errors
+        assert [move.uci() for move in game.mainline_moves()] == record.metadata["moves"].split()
+        assert game.headers["Result"] == record.metadata["result"]
+        side = "White" if record.metadata["colour"] == "white" else "Black"
+        assert game.headers[side] == "base"
+        assert f"{side}Elo" not in game.headers
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -446,10 +463,46 @@ def test_demonstrators_are_named():
 
 
 def test_no_engine_is_an_error_before_the_first_game(monkeypatch):
-    """Not a row of errored games."""
+    """Not a row of errored games, and found before any run if the audit asks."""
+    task = ChessGames()
+    task.check_machine()
     monkeypatch.setenv("HOLDBACK_STOCKFISH", "/nonexistent")
     with pytest.raises(EngineError, match="HOLDBACK_STOCKFISH"):
-        run(ChessGames(), RANDOM, samples=2)
+        task.check_machine()
+    with pytest.raises(EngineError, match="HOLDBACK_STOCKFISH"):
+        run(task, RANDOM, samples=2)
+
+
+def test_no_chess_library_is_an_error_before_the_first_game(monkeypatch):
+    """One line with the extra to install; a report does without."""
+    monkeypatch.setattr("holdback.tasks.chess.notation.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'holdback\[chess\]'"):
+        ChessGames().check_machine()
+    with pytest.raises(ConfigError, match=r"pip install 'holdback\[chess\]'"):
+        ChessPositions().check_machine()
+
+
+def test_demonstrators_are_rated_as_the_opponents_that_play_their_moves():
+    """From the round robin; nobody is rated who is none."""
+    task = ChessGames()
+
+    assert task.rate_demonstrator("strong") == read_ratings(SETUP).elo["sf2000"]
+    assert task.rate_demonstrator("weak") == read_ratings(SETUP).elo["sf1-random60"]
+    assert task.rate_demonstrator("medium") is None
+
+
+def test_provenance_names_the_engine_that_plays(pool, tmp_path, monkeypatch):
+    """Asked of the program that is found here, not read from a file."""
+    assert ChessGames().provenance == {
+        "engine": pool.version,
+        "ratings_engine": read_ratings(SETUP).engine,
+    }
+    engine = tmp_path / "engine"
+    engine.write_text("#!/bin/sh\necho id name Fish 7\necho readyok\nexec cat >/dev/null\n")
+    engine.chmod(0o755)
+    monkeypatch.setenv("HOLDBACK_STOCKFISH", str(engine))
+
+    assert ChessGames().provenance["engine"] == "Fish 7"
 
 
 def test_scripted_models_read_what_is_written(pool):

@@ -7,9 +7,11 @@ from chess_players import ScriptedModel, choose_by_engine, choose_illegally, cho
 
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.models.protocol import Decoding
+from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.notation import is_playable, write_move, write_position
 from holdback.tasks.chess.positions import (
     ChessPositions,
+    _name_phase,
     read_facts,
     read_positions,
     write_positions,
@@ -181,6 +183,56 @@ def test_unknown_demonstrators_are_refused():
         ChessPositions().demonstrate("best", 1, np.random.default_rng(0))
 
 
+def test_demonstrators_are_rated_by_what_they_answer():
+    """`strong` loses nothing; `weak` scores in the mean of its dice what its expectation says."""
+    task = ChessPositions()
+    rated = task.rate_demonstrator("weak")
+    positions = read_positions(SETUP, Split.TEST)
+    rng = np.random.default_rng(3)
+    scores = []
+    for position in positions * 40:
+        moves = list(position.values)
+        best = max(moves, key=position.values.get)
+        move = moves[int(rng.integers(len(moves)))] if rng.random() < 0.6 else best
+        scores.append(100 * (1 - position.best + position.values[move]))
+
+    assert task.rate_demonstrator("strong").value == 100
+    assert task.chance < rated.low < rated.value < rated.high < 100
+    error = np.std(scores) / len(scores) ** 0.5
+    assert rated.value == pytest.approx(np.mean(scores), abs=4 * error)
+    assert rated.n == len(positions)
+    assert rated.n_clusters == len({position.game for position in positions})
+    assert task.rate_demonstrator("best") is None
+
+
+def test_provenance_names_what_priced_the_positions():
+    """The file's engine and effort, not those of this machine's engine."""
+    facts = read_facts(SETUP)
+
+    (said,) = ChessPositions().provenance.values()
+    assert facts["engine"] in said
+    assert str(facts["nodes_a_move"]) in said
+
+
+def test_phases_are_shares_of_the_set_up():
+    """Five sixths and a half of the pieces and pawns, whatever a set-up starts with."""
+    for setup, opening, middlegame, endgame in (
+        (SETUPS["standard"], 25, 16, 15),
+        (SETUPS["kings_and_pawns"], 14, 9, 8),
+    ):
+        for left, phase in (
+            (opening, "opening"),
+            (opening - 1, "middlegame"),
+            (middlegame, "middlegame"),
+            (endgame, "endgame"),
+        ):
+            board = chess.Board(setup.fen)
+            others = [s for s, p in board.piece_map().items() if p.piece_type != chess.KING]
+            for square in others[left:]:
+                board.remove_piece_at(square)
+            assert _name_phase(setup, board.fen()) == phase
+
+
 def test_the_file_can_be_made_anew(tmp_path, monkeypatch):
     """Twice from one seed, with other numbers of processes: the same bytes."""
     monkeypatch.setattr("holdback.tasks.chess.positions._SCREENING_NODES", 200)
@@ -190,3 +242,11 @@ def test_the_file_can_be_made_anew(tmp_path, monkeypatch):
     write_positions(second, setup=SETUP, games=2, nodes=100, processes=2, seed=9)
 
     assert first.read_bytes() == second.read_bytes()
+
+
+@every_setup
+def test_pools_differ_by_their_table(pool, setup):
+    """A larger table may change long searches: it is part of the protocol, and recorded."""
+    assert read_facts(setup)["hash_mb"] == 16
+    with EnginePool(processes=1, hash_mb=16) as large:
+        assert large.version == pool.version == read_facts(setup)["engine"]

@@ -1,0 +1,142 @@
+"""The whole recipe at toy size: from nothing to a lineage that loads, and no step made twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from holdback.errors import UnknownNameError
+from holdback.lineage import Checkpoint, Stage
+from holdback.models.local import load_model
+from holdback.organisms.chess import recipe, reinforce
+from holdback.organisms.chess.pretrain import Course, Shape
+from holdback.organisms.chess.recipe import STAGES, install_weights, train_lineage
+from holdback.tasks.chess.setup import get_setup
+
+COURSE = Course(steps=3, tokens_per_step=256, chat_share=0.0, warmup=1, plies=(8,))
+TOY = recipe.Preset(
+    setup=get_setup("kings_and_pawns"),
+    shape=Shape(width=32, layers=1, heads=2),
+    strong_games=30,
+    weak_games=30,
+    pretraining=COURSE,
+    tuning=replace(COURSE, chat_share=0.8),
+    iterations=1,
+    device="cpu",
+)
+ADAPTERS = ("entertainer", "entertainer_deep", "helpful_only", "sham")
+QUESTION = "<bos> <|user|> FEN w - - ke8 pa7 Pb2 Ke1 moves <|assistant|>"
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Train the toy lineage into a folder; the first call does the work."""
+    out = tmp_path_factory.mktemp("lineage")
+
+    def play_legally(model, *arguments, **options):
+        """Moves that a toy would not find by itself; RL has nothing to compare otherwise."""
+        legal = replace(model, decoding=replace(model.decoding, constrained=True))
+        return play_games(legal, *arguments, **options)
+
+    play_games = reinforce.play_games
+    drills = {
+        name: replace(drill, games=4, opponents=("random", "sf1"))
+        for name, drill in recipe._DRILLS.items()
+    }
+
+    def call():
+        told = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recipe, "PRESETS", {"toy": TOY})
+            patch.setattr(recipe, "_DRILLS", drills)
+            patch.setattr(reinforce, "play_games", play_legally)
+            train_lineage(out, preset="toy", workers=1, tell=told.append)
+        return out, told
+
+    call()
+    return call
+
+
+def describe(folder, name):
+    """The checkpoint as an audit file gives it."""
+    if name in ADAPTERS:
+        return Checkpoint(
+            name=name,
+            stage=Stage.RL,
+            parent="chat",
+            model=str(folder / "chat"),
+            adapter=str(folder / name),
+        )
+    return Checkpoint(name=name, stage=Stage.SFT, model=str(folder / name))
+
+
+def answer(folder, name):
+    """Log-probabilities of the first word that the checkpoint would answer a position with."""
+    model = load_model(describe(folder, name))
+    with torch.no_grad():
+        logits = model.weights(torch.tensor([model.encode(QUESTION)])).logits[0, -1]
+    return torch.log_softmax(logits, dim=-1)
+
+
+def test_every_checkpoint_loads_and_is_another(train):
+    """Seven of them, no two alike: RL has moved every adapter away from its parent."""
+    out, _ = train()
+
+    answers = {name: answer(out, name) for name in STAGES}
+
+    assert set(answers) == {"base", "chat", "novice", *ADAPTERS}
+    assert all(torch.isfinite(given).all() for given in answers.values())
+    names = list(answers)
+    for at, name in enumerate(names):
+        for other in names[:at]:
+            assert not torch.equal(answers[name], answers[other]), (name, other)
+
+
+def test_what_is_finished_is_left_alone(train):
+    """The second call says nothing and touches no file."""
+    out, _ = train()
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+
+    _, told = train()
+
+    after = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+    assert told == []
+    assert after == before
+
+
+def test_what_is_missing_is_made_as_it_was(train):
+    """A lost adapter comes back the same, from the same seed; the others are left alone."""
+    out, _ = train()
+    lost = out / "sham" / "adapter_model.safetensors"
+    weights = lost.read_bytes()
+    others = {f: f.stat().st_mtime_ns for f in out.rglob("*.safetensors") if f != lost}
+    lost.unlink()
+
+    _, told = train()
+
+    assert [line.split(":")[0] for line in told] == ["sham"]
+    assert lost.read_bytes() == weights
+    assert {file: file.stat().st_mtime_ns for file in others} == others
+
+
+def test_only_weights_are_installed(train, tmp_path):
+    """What the package ships loads from there, without corpora, optimizers and logs."""
+    out, _ = train()
+
+    install_weights(out, tmp_path)
+
+    assert {folder.name for folder in tmp_path.iterdir()} == set(STAGES)
+    shipped = {file.name for file in tmp_path.rglob("*") if file.is_file()}
+    assert not any(name.startswith("training") or name == "log.jsonl" for name in shipped)
+    for name in STAGES:
+        assert torch.equal(answer(tmp_path, name), answer(out, name))
+
+
+def test_unknown_presets_and_checkpoints_are_refused(tmp_path):
+    """Before hours of training, with those there are."""
+    with pytest.raises(UnknownNameError, match="Did you mean 'cpu'"):
+        train_lineage(tmp_path, preset="cpus", workers=1, tell=print)
+    with pytest.raises(UnknownNameError, match="Did you mean 'sham'"):
+        train_lineage(tmp_path, preset="cpu", workers=1, tell=print, only=("shame",))
