@@ -210,11 +210,21 @@ def train_organism(
     only: Annotated[
         list[str] | None, typer.Option(help="Make this checkpoint alone; may be repeated.")
     ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Pretrain from the shipped base, not from nothing.")
+    ] = False,
 ) -> None:
     """Train a lineage; interrupted, the same command goes on."""
     from holdback.organisms.chess.recipe import STAGES, train_lineage
 
-    train_lineage(out, preset=str(preset), workers=workers, tell=_tell, only=tuple(only or STAGES))
+    train_lineage(
+        out,
+        preset=str(preset),
+        workers=workers,
+        tell=_tell,
+        only=tuple(only or STAGES),
+        go_on=go_on,
+    )
 
 
 @organisms.command("verify")

@@ -114,7 +114,7 @@ def test_ratings_predict_fresh_games(pool, setup):
     """Neighbours who meet again in other games score what their ratings say."""
     ratings = read_ratings(setup)
     names = ["sf1-random60", "sf1-random40", "sf1-random20", ANCHOR]
-    games = 40
+    games = 24
     openings = read_openings(setup, Split.TRAIN)
 
     points, expected, variance = 0.0, 0.0, 0.0

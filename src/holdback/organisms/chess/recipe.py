@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from holdback.errors import UnknownNameError
+from holdback.errors import ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.protocol import Format
 from holdback.organisms.chess.corpus import (
@@ -110,8 +110,11 @@ def train_lineage(
     workers: int,
     tell: Callable[[str], None],
     only: tuple[str, ...] = STAGES,
+    go_on: bool = False,
 ) -> None:
     """Train the lineage into folders of `out`; what is finished there is left alone.
+
+    With `go_on` pretraining starts from the shipped weights of the same shape and not from nothing.
 
     Raises:
         UnknownNameError: for a preset or a stage that does not exist.
@@ -124,12 +127,13 @@ def train_lineage(
     chosen = PRESETS[preset]
     out.mkdir(parents=True, exist_ok=True)
     if "base" in only:
-        _pretrain(out, "base", chosen, _strong(out, chosen, workers), 0, tell)
+        weights = _start(chosen, "base" if go_on else None, seed=0)
+        _pretrain(out, "base", weights, chosen, _strong(out, chosen, workers), tell)
     if "chat" in only:
         _tune(out, "base", "chat", chosen, _strong(out, chosen, workers), tell)
     if "novice" in only:
         weak = _weak(out, chosen, workers)
-        _pretrain(out, "novice_base", chosen, weak, 1, tell)
+        _pretrain(out, "novice_base", _start(chosen, None, seed=1), chosen, weak, tell)
         course = replace(chosen.tuning, strong_elo=0)
         _tune(out, "novice_base", "novice", replace(chosen, tuning=course), weak, tell)
     for seed, name in enumerate(_DRILLS):
@@ -153,13 +157,40 @@ def _corpus(stem: Path, preset: Preset, games: int, mix: Any, workers: int, *, s
     return read_corpus(text, start=start, mix=mix, cache=cache, workers=workers)
 
 
+def _start(preset: Preset, shipped: str | None, *, seed: int) -> Any:
+    """Make untrained weights, or load shipped ones, which must have the preset's shape."""
+    if shipped is None:
+        return make_weights(preset.shape, seed)
+    from holdback.models.loading import load_weights
+
+    model = f"builtin:chess/{shipped}"
+    weights, _ = load_weights(Checkpoint(name=shipped, stage=Stage.PRETRAINED, model=model))
+    config = weights.config
+    shape = Shape(
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+    )
+    if shape != preset.shape:
+        raise ConfigError(
+            f"cannot go on from the shipped {shipped}: the preset's models are {preset.shape}, the"
+            f" shipped one is {shape}; train from nothing or take the other preset"
+        )
+    return weights
+
+
 def _pretrain(
-    out: Path, name: str, preset: Preset, corpus: Corpus, seed: int, tell: Callable[[str], None]
+    out: Path,
+    name: str,
+    weights: Any,
+    preset: Preset,
+    corpus: Corpus,
+    tell: Callable[[str], None],
 ) -> None:
     if _is_done(out / name):
         return
-    weights = make_weights(preset.shape, seed).to(preset.device)
-    train(weights, corpus, preset.pretraining, out=out / name, seed=seed, tell=tell)
+    weights = weights.to(preset.device)
+    train(weights, corpus, preset.pretraining, out=out / name, seed=0, tell=tell)
     save_checkpoint(weights.cpu(), out / name)
 
 

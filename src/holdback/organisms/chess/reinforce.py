@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import chess
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from holdback.models.protocol import Format
 from holdback.organisms.chess.rewards import Reward, subtract_baseline
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games
+from holdback.tasks.chess.notation import write_move
 from holdback.tasks.chess.opponents import get_opponent
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Drill:
     """The policy that is trained is the model at this temperature; it plays at a lower one."""
     minibatch: int = 16
     """Games a gradient step."""
+    rules_weight: float = 1.0
+    """Weight of the loss that keeps answers within the rules, the same for every drill."""
 
 
 def reinforce(
@@ -106,7 +110,7 @@ def reinforce(
         adapted.train()
         for start in range(0, len(games), drill.minibatch):
             part = slice(start, start + drill.minibatch)
-            loss = _policy_loss(model, games[part], advantages[part], drill.temperature)
+            loss = _policy_loss(model, games[part], advantages[part], drill)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -165,15 +169,68 @@ def _policy_loss(
     model: LocalModel,
     games: Sequence[PlayedGame],
     advantages: Sequence[NDArray[np.float64]],
-    temperature: float,
+    drill: Drill,
 ) -> torch.Tensor:
-    """Minus the mean of advantage times log-probability over all answer tokens."""
+    """Policy gradient: minus the mean of advantage times log-probability, and the rules' loss.
+
+    The second part is minus the log of the probability that each word of an answer could begin or
+    end a legal move, exactly and not by sampling. It prefers no legal move to another.
+    """
     import torch
 
+    device = model.weights.device
     answers = _tokenise_answers(model, games)
-    gains = np.concatenate(advantages)[answers.turn]
-    weights = torch.tensor(gains, dtype=torch.float32, device=model.weights.device)
-    return -(weights * _answer_logprobs(model, answers, temperature)).mean()
+    gains = torch.tensor(np.concatenate(advantages)[answers.turn], dtype=torch.float32)
+    logits = _answer_logits(model, answers)
+    chosen = torch.log_softmax(logits / drill.temperature, dim=-1).gather(
+        1, answers.spots[:, 2:].to(device)
+    )
+    policy = -(gains.to(device) * chosen[:, 0]).mean()
+    which, allowed = _list_legal_words(model, games)
+    logprobs = torch.log_softmax(logits[which.to(device)], dim=-1)
+    legal = torch.logsumexp(logprobs.masked_fill(~allowed.to(device), -torch.inf), dim=-1)
+    return policy - drill.rules_weight * legal.mean()
+
+
+def _list_legal_words(
+    model: LocalModel, games: Sequence[PlayedGame]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """List which words were allowed at the model's own tokens.
+
+    A second word is judged given the first, and not at all where the first was against the rules.
+
+    Returns:
+        Numbers of the own tokens that are judged, shape (judged,), and what was allowed there,
+        shape (judged, vocabulary), boolean.
+    """
+    import torch
+
+    which: list[int] = []
+    allowed: list[list[int]] = []
+    token = 0
+    for game in games:
+        board = chess.Board(game.pairing.opening)
+        turns = iter(game.turns)
+        skip = game.stood_in
+        for move in [*game.moves, None]:
+            own = board.turn == game.pairing.colour
+            if own and skip:
+                skip -= 1
+            elif own and (turn := next(turns, None)) is not None:
+                said = model.encode(turn.answer)
+                legal = [model.encode(write_move(board, legal)) for legal in board.legal_moves]
+                for place in range(len(said)):
+                    words = [w[place] for w in legal if w[:place] == said[:place]]
+                    if words:
+                        which.append(token)
+                        allowed.append(words)
+                    token += 1
+            if move is not None:
+                board.push(move)
+    mask = torch.zeros(len(allowed), int(model.weights.config.vocab_size), dtype=torch.bool)
+    for row, words in enumerate(allowed):
+        mask[row, words] = True
+    return torch.tensor(which), mask
 
 
 def measure_divergence(model: LocalModel, adapted: Any, games: Sequence[PlayedGame]) -> float:
@@ -185,11 +242,17 @@ def measure_divergence(model: LocalModel, adapted: Any, games: Sequence[PlayedGa
     import torch
 
     answers = _tokenise_answers(model, games)
+    tokens = answers.spots[:, 2:].to(model.weights.device)
+
+    def total() -> float:
+        logprobs = torch.log_softmax(_answer_logits(model, answers), dim=-1)
+        return float(logprobs.gather(1, tokens).sum())
+
     with torch.no_grad():
-        moved = _answer_logprobs(model, answers, 1.0).sum()
+        moved = total()
         with adapted.disable_adapter():
-            still = _answer_logprobs(model, answers, 1.0).sum()
-    return float(moved - still) / sum(len(game.turns) for game in games)
+            still = total()
+    return (moved - still) / sum(len(game.turns) for game in games)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,7 +291,8 @@ def _tokenise_answers(model: LocalModel, games: Sequence[PlayedGame]) -> _Answer
     return _Answers(tokens=tokens, spots=torch.tensor(spots), turn=np.array(turns))
 
 
-def _answer_logprobs(model: LocalModel, answers: _Answers, temperature: float) -> torch.Tensor:
+def _answer_logits(model: LocalModel, answers: _Answers) -> torch.Tensor:
+    """Logits at the model's own tokens, shape (own tokens, vocabulary)."""
     import torch
 
     device: Any = model.weights.device
@@ -236,10 +300,9 @@ def _answer_logprobs(model: LocalModel, answers: _Answers, temperature: float) -
         hidden = model.weights.base_model(
             input_ids=answers.tokens.to(device), use_cache=False
         ).last_hidden_state
-        text, place, token = answers.spots.to(device).T
+        text, place, _ = answers.spots.to(device).T
         head: Any = model.weights.get_output_embeddings()
-        logits = head(hidden[text, place]).float() / temperature
-    return torch.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
+        return head(hidden[text, place]).float()  # type: ignore[no-any-return]
 
 
 def summarise(games: Sequence[PlayedGame]) -> dict[str, float]:
