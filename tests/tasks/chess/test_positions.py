@@ -20,7 +20,8 @@ from holdback.tasks.chess.setup import SETUPS, get_setup
 from holdback.tasks.task import Outcome, Split
 
 SETUP = get_setup(ChessPositions().setup)
-every_setup = pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
+SHIPPED = {name: setup for name, setup in SETUPS.items() if name == "kings_and_pawns"}
+every_setup = pytest.mark.parametrize("setup", SHIPPED.values(), ids=SHIPPED)
 
 
 def read_all(setup):
@@ -61,6 +62,7 @@ def test_every_legal_move_has_a_value(setup):
         assert set(position.values) == {move.uci() for move in board.legal_moves}
         assert all(0 <= value <= 1 for value in position.values.values())
         assert position.best == max(position.values.values())
+        assert position.best - min(position.values.values()) >= 0.05
 
 
 @every_setup
@@ -72,7 +74,8 @@ def test_phases_and_advantages_are_mixed(setup):
 
     assert all(phases.count(phase) >= 150 for phase in ("opening", "middlegame", "endgame"))
     assert np.mean(advantages > 0.9) > 0.05
-    assert np.mean(advantages < 0.3) > 0.03
+    # A lost pawn ending is lost whatever is played, and so seldom has anything at stake.
+    assert np.mean(advantages < 0.3) > 0.015
 
 
 @every_setup
@@ -250,3 +253,9 @@ def test_pools_differ_by_their_table(pool, setup):
     assert read_facts(setup)["hash_mb"] == 16
     with EnginePool(processes=1, hash_mb=16) as large:
         assert large.version == pool.version == read_facts(setup)["engine"]
+
+
+def test_a_set_up_without_positions_is_one_line():
+    """Full chess has openings and ratings, but no positions are shipped for it yet."""
+    with pytest.raises(ConfigError, match="use kings_and_pawns"):
+        read_positions(get_setup("standard"), Split.TEST)

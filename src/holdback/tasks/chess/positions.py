@@ -283,6 +283,10 @@ def write_positions(
         answers = pool.analyse(searches)
     lines = [json.dumps(facts)]
     for (game, board), answer in zip(chosen, answers, strict=True):
+        # Screening was shallow: what seemed at stake need not be.
+        worth = [line.win_probability for line in answer.lines]
+        if max(worth) - min(worth) < _LEAST_AT_STAKE:
+            continue
         # Win probabilities are multiples of 1/2000: permille of wins and half of the draws.
         priced = " ".join(
             f"{line.move.uci()}={round(2000 * line.win_probability)}"
@@ -345,7 +349,13 @@ def _choose_positions(
 
 @cache
 def _read_lines(setup: Setup) -> list[str]:
-    stored = setup.locate(_FILE).read_bytes()
+    try:
+        stored = setup.locate(_FILE).read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"chess positions: expected a set-up that positions are shipped for, got"
+            f" {setup.name!r}; use kings_and_pawns"
+        ) from error
     return lzma.decompress(stored).decode().splitlines()
 
 
