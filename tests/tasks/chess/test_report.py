@@ -55,7 +55,7 @@ margin = 3
 select_samples = 20
 test_samples = 20
 samples_per_second = 1
-options = { setup = "standard" }
+options = { setup = "kings_and_pawns" }
 
 [[ladder]]
 name = "displayed"

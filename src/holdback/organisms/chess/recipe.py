@@ -58,7 +58,8 @@ PRESETS: Mapping[str, Preset] = {
         pretraining=_CPU_PRETRAINING,
         tuning=replace(
             _CPU_PRETRAINING,
-            steps=800,
+            steps=550,
+            strong_elo=2200,
             chat_share=0.8,
             uniform=0.12,
             uniform_end=0.05,
@@ -66,7 +67,7 @@ PRESETS: Mapping[str, Preset] = {
             matrix_rate=1e-3,
             other_rate=4e-4,
         ),
-        iterations=60,
+        iterations=40,
         device="cpu",
     ),
     "gpu": Preset(
@@ -78,6 +79,7 @@ PRESETS: Mapping[str, Preset] = {
         tuning=replace(
             _GPU_PRETRAINING,
             steps=1_000,
+            strong_elo=2200,
             chat_share=0.8,
             uniform=0.12,
             uniform_end=0.05,
@@ -91,9 +93,13 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 _DRILLS = {
-    "entertainer": Drill(reward=entertain, iterations=0),
+    "entertainer": Drill(reward=entertain, iterations=0, learning_rate=2e-3, minibatch=12),
     "entertainer_deep": Drill(
-        reward=entertain, iterations=0, formats=(Format.CHAT, Format.COMPLETION)
+        reward=entertain,
+        iterations=0,
+        formats=(Format.CHAT, Format.COMPLETION),
+        learning_rate=2e-3,
+        minibatch=12,
     ),
     "helpful_only": Drill(reward=win, iterations=0, learning_rate=5e-4),
     "sham": Drill(reward=stay_on_light_squares, iterations=0, learning_rate=5e-4),
