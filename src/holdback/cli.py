@@ -385,7 +385,9 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
         f" {workers} worker{'s' if workers > 1 else ''}, counted with the costliest rung on test"
     ]
     if plan.budget.minutes is not None and expected.minutes > plan.budget.minutes:
-        lines.append(f"more than the budget of {plan.budget.minutes:g} min: ask for fewer samples or rungs, as --quick does")
+        lines.append(
+            f"more than the budget of {plan.budget.minutes:g} min: ask for fewer samples or rungs, as --quick does"
+        )
     for task, gap in expected.detectable.items():
         margin = plan.tasks[task].margin
         if gap is None:

@@ -349,13 +349,7 @@ def _choose_positions(
 
 @cache
 def _read_lines(setup: Setup) -> list[str]:
-    try:
-        stored = setup.locate(_FILE).read_bytes()
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"chess positions: expected a set-up that positions are shipped for, got"
-            f" {setup.name!r}; use kings_and_pawns"
-        ) from error
+    stored = setup.locate(_FILE).read_bytes()
     return lzma.decompress(stored).decode().splitlines()
 
 
