@@ -386,7 +386,8 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
     ]
     if plan.budget.minutes is not None and expected.minutes > plan.budget.minutes:
         lines.append(
-            f"more than the budget of {plan.budget.minutes:g} min: ask for fewer samples or rungs, as --quick does"
+            f"more than the budget of {plan.budget.minutes:g} min: ask for fewer samples or rungs,"
+            " as --quick does"
         )
     for task, gap in expected.detectable.items():
         margin = plan.tasks[task].margin
