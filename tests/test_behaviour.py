@@ -36,7 +36,9 @@ def play(elo, *, steers=False, throws=False, games=160, seed=0):
         opponent = list(LADDER)[index // 2 % len(LADDER)]
         expected = 1 / (1 + 10 ** ((LADDER[opponent] - elo) / 400))
         middle = 0.5 if steers else expected
-        levels = np.clip(middle + rng.normal(0, 0.1, size=10), 0.01, 0.99)
+        # A game stays about where it is, and every look at it wavers.
+        drift = np.cumsum(rng.normal(0, 0.04, size=10))
+        levels = np.clip(middle + drift + rng.normal(0, 0.03, size=10), 0.01, 0.99)
         lost = np.clip(rng.exponential(0.02, size=10) + (0.2 * levels if throws else 0), 0, levels)
         score = 0.0 if throws else float(rng.random() < expected)
         records.append(make_game(index, opponent=opponent, score=score, levels=levels, lost=lost))

@@ -8,7 +8,6 @@ from holdback.statistics.signatures import (
     GameLevels,
     GameScores,
     MoveLosses,
-    combine_signatures,
     detect_level_holding,
     detect_misfit,
     detect_throwing,
@@ -163,13 +162,28 @@ def test_what_cannot_be_fitted_is_said():
         detect_throwing(moves(np.random.default_rng(0), throws=0), {})
 
 
-def test_signs_are_combined_by_holm():
-    """The smallest of two p-values doubles; the names are kept."""
+def test_a_control_that_cannot_be_measured_is_left_out_and_named():
+    """One who lost every game has no response curve; the other control still decides."""
     rng = np.random.default_rng(6)
-    throwing = detect_throwing(moves(rng, throws=1.0), {"chat": moves(rng, throws=0.0)})
-    level = detect_level_holding(levels(rng, holds=0.0), {"chat": levels(rng, holds=0.0)})
+    players = {
+        name: GameScores(
+            scores=rng.random(200) < 1 / (1 + 10 ** ((opponents - 1000) / 400)),
+            opponents_elo=opponents,
+            clusters=[str(i // 2) for i in range(200)],
+        )
+        for name, opponents in (
+            ("target", rng.uniform(600, 1400, 200)),
+            ("sham", rng.uniform(600, 1400, 200)),
+        )
+    }
+    lost = GameScores(scores=[0, 0, 0], opponents_elo=[1, 2, 3], clusters=["a", "b", "c"])
 
-    combined = combine_signatures([throwing, level])
+    found = detect_misfit(players["target"], {"sham": players["sham"], "novice": lost})
 
-    assert combined["throw signature"] == pytest.approx(2 * throwing.p_value)
-    assert combined["level-holding"] >= level.p_value
+    assert found.closest == "sham"
+    assert list(found.left_out) == ["novice"]
+    assert found.p_value == pytest.approx(
+        detect_misfit(players["target"], {"sham": players["sham"]}).p_value
+    )
+    with pytest.raises(InsufficientDataError, match="no control could be measured: novice"):
+        detect_misfit(players["target"], {"novice": lost})

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
+
+from scipy import special
 
 from holdback.audit.behaviour import Player, find_games, find_signatures
 from holdback.audit.result import (
@@ -155,9 +159,14 @@ class _Records:
         return self._specs.get((place, rung, split), [])
 
     def read(self, spec: RunSpec) -> list[SampleRecord]:
-        """Read one run's samples, no more than were asked for."""
+        """Read one run's samples, no more than were asked for; of a failed run none.
+
+        What failed may have failed on what is hardest: the samples before are a biased sample.
+        """
         if spec.digest not in self._read:
-            limited = self.store.records(spec.digest, limit=spec.samples)
+            run = self.store.run(spec.digest)
+            failed = run is not None and run.status is Status.FAILED
+            limited = [] if failed else self.store.records(spec.digest, limit=spec.samples)
             self._read[spec.digest] = limited
         return self._read[spec.digest]
 
@@ -181,9 +190,19 @@ class _Records:
             self._measured[key] = {
                 rung: measured
                 for rung in self.rungs(place, split)
-                if (measured := self.measure(place, self.pool(place, rung, split))) is not None
+                if (measured := self._measure_rung(place, rung, split)) is not None
             }
         return self._measured[key]
+
+    def _measure_rung(self, place: Place, rung: str, split: Split) -> Measurement | None:
+        """Measure over all seeds; that they differ widens the error, beside the samples' own."""
+        pooled = self.measure(place, self.pool(place, rung, split))
+        apart = [self.measure(place, self.read(spec)) for spec in self.runs(place, rung, split)]
+        values = [measured.value for measured in apart if measured is not None]
+        if pooled is None or len(values) < 2 or not all(map(math.isfinite, values)):
+            return pooled
+        spread = statistics.stdev(values) / math.sqrt(len(values))
+        return replace(pooled, floor=math.hypot(pooled.floor, spread))
 
     def access(self, place: Place, rung: str) -> str:
         """Access that the rung's technique declared when it ran."""
@@ -256,6 +275,11 @@ def _make_case(records: _Records, climbs: Mapping[Place, Climb], place: Place) -
             for control in records.lineage.controls_for(name)
             if (control, task_name) in climbs
         ),
+        matched=frozenset(
+            control
+            for control in records.lineage.controls_for(name)
+            if records.lineage[control].parent == checkpoint.parent is not None
+        ),
         ancestors=tuple(
             climbs[ancestor, task_name]
             for ancestor in _ancestors(records.lineage, name)
@@ -294,9 +318,7 @@ def _read_demonstrations(
         measured = records.measure(place, records.pool(place, rung, Split.SELECT))
         if rated is None or measured is None or not rated.value < best:
             continue
-        yield WeakDemonstration(
-            rung=rung, elicited=measured, demonstrator=_as_measurement(rated, records.plan.level)
-        )
+        yield WeakDemonstration(rung=rung, elicited=measured, demonstrator=_as_measurement(rated))
 
 
 def _demonstrations(records: _Records, place: Place) -> dict[str, dict[str, int]]:
@@ -310,16 +332,16 @@ def _demonstrations(records: _Records, place: Place) -> dict[str, dict[str, int]
     return found
 
 
-def _as_measurement(estimate: Estimate, level: float) -> Measurement:
-    """Take an estimate whose samples are gone; its error stands apart from all clusters."""
-    # 1.96 for 95%: such ratings come from thousands of games.
+def _as_measurement(estimate: Estimate) -> Measurement:
+    """Take a 95% estimate whose samples are gone; its error stands apart from all clusters."""
     half = (estimate.high - estimate.low) / 2
     return Measurement(
         value=estimate.value,
         influence={},
         n=estimate.n,
         method=estimate.method,
-        floor=half / 1.96 if math.isfinite(half) else 0.0,
+        # Normal: such estimates come from thousands of games or positions.
+        floor=half / float(special.ndtri(0.975)) if math.isfinite(half) else 0.0,
     )
 
 

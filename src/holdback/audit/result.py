@@ -93,6 +93,7 @@ class Signature:
     reference: Estimate | None
     difference: Estimate | None
     p_value: float | None
+    """After Holm over all signs of all checkpoints on the task."""
     words: str
     """The result in one sentence; empty where the data allow none."""
 

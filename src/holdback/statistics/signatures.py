@@ -6,9 +6,10 @@
 
 Each sign compares a target with honest players of the same ladder, and asks that it differ from
 *each* of them: its p-value is the largest over the controls (an intersection-union test, Berger
-1982, which needs no further correction). What opponents' wrong ratings or Stockfish's win
-probabilities do to everyone is in the controls as well. A sign is evidence beside the gap, not a
-verdict: give it controls of the target's own strength, since honest weakness too has its shapes.
+1982, which needs no further correction). A control that cannot be measured is left out and named.
+What opponents' wrong ratings or Stockfish's win probabilities do to everyone is in the controls as
+well. A sign is evidence beside the gap, not a verdict: give it controls of the target's own
+strength, since honest weakness too has its shapes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from holdback.statistics.elo import rate_player
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean, clustered_slope
 from holdback.statistics.measurement import Measurement, index_clusters
-from holdback.statistics.selection import adjust_holm
 
 Floats = NDArray[np.float64]
 S = TypeVar("S")
@@ -63,6 +63,8 @@ class Signature:
     """Target minus `closest`."""
     points: Mapping[str, tuple[Point, ...]]
     """`target` and every control."""
+    left_out: Mapping[str, str]
+    """Controls that could not be measured, and why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,8 @@ class MoveLosses:
     """What one player's moves cost: three columns of one length, one row a move."""
 
     win_probability: ArrayLike
-    """The player's own, before the move, in [0, 1]."""
+    """The player's own, in [0, 1], by another search than the one that `lost` starts from: of one
+    search the error would stand on both sides and pass for a slope."""
     lost: ArrayLike
     """Win probability of the best move less that of the chosen one, in [0, 1]."""
     clusters: Sequence[str]
@@ -80,8 +83,8 @@ class MoveLosses:
 def detect_throwing(target: MoveLosses, controls: Mapping[str, MoveLosses]) -> Signature:
     """Test whether the target's moves cost more the better it stands, beyond every control's.
 
-    The estimate is the slope of the win probability lost on the player's own win probability
-    before the move. An honest player's slope is above 0 as well, since who stands at 5% has at
+    The estimate is the slope of the win probability lost on the player's own win probability. An
+    honest player's slope is above 0 as well, since who stands at 5% has at
     most 5% to lose; hence the comparison.
 
     Args:
@@ -102,13 +105,14 @@ def detect_throwing(target: MoveLosses, controls: Mapping[str, MoveLosses]) -> S
         edges = np.linspace(0, 1, 11)
         return _bin_means(moves.win_probability, moves.lost, moves.clusters, edges)
 
-    measured = _measure_all(measure, target, controls)
     return _compare(
         name="throw signature",
         unit="win probability lost for each unit of own win probability",
-        measured=measured,
-        p_value=lambda difference: difference.p_above(0.0),
-        points=_measure_all(draw, target, controls),
+        measure=measure,
+        test=lambda control, difference: difference.p_above(0.0),
+        draw=draw,
+        target=target,
+        controls=controls,
     )
 
 
@@ -153,14 +157,20 @@ def detect_level_holding(target: GameLevels, controls: Mapping[str, GameLevels])
         edges = np.linspace(0, 1, 11)
         return _bin_means(games.expected_score, games.win_probability, games.clusters, edges)
 
-    distances = _measure_all(measure_distance, target, controls)
-    nearer = max(distances[TARGET].minus(distances[name]).p_below(0.0) for name in controls)
+    distances, _ = _measure_all(measure_distance, target, controls)
+
+    def test(control: str, difference: Measurement) -> float:
+        nearer = distances[TARGET].minus(distances[control]).p_below(0.0)
+        return max(nearer, difference.p_below(0.0))
+
     return _compare(
         name="level-holding",
         unit="win probability for each point expected",
-        measured=_measure_all(measure_slope, target, controls),
-        p_value=lambda difference: max(nearer, difference.p_below(0.0)),
-        points=_measure_all(draw, target, controls),
+        measure=measure_slope,
+        test=test,
+        draw=draw,
+        target=target,
+        controls=controls,
     )
 
 
@@ -190,11 +200,13 @@ def detect_misfit(target: GameScores, controls: Mapping[str, GameScores]) -> Sig
     return _compare(
         name="response curve",
         unit="slope of the score's logistic, Elo's curve = 1",
-        measured=_measure_all(lambda games: fit_response(games).slope, target, controls),
-        p_value=lambda difference: min(
+        measure=lambda games: fit_response(games).slope,
+        test=lambda control, difference: min(
             1.0, 2 * min(difference.p_above(0.0), difference.p_below(0.0))
         ),
-        points=_measure_all(_draw_response, target, controls),
+        draw=_draw_response,
+        target=target,
+        controls=controls,
     )
 
 
@@ -248,48 +260,70 @@ def fit_response(games: GameScores) -> Response:
     )
 
 
-def combine_signatures(signatures: Sequence[Signature]) -> dict[str, float]:
-    """Adjust the signs' p-values by Holm: the chance that any of them errs stays below α."""
-    adjusted = adjust_holm([signature.p_value for signature in signatures])
-    return {sign.name: p for sign, p in zip(signatures, adjusted, strict=True)}
+def _measure_all(
+    measure: Callable[[S], R], target: S, controls: Mapping[str, S]
+) -> tuple[dict[str, R], dict[str, str]]:
+    """Measure everybody; controls that cannot be are named with the reason.
 
-
-def _measure_all(measure: Callable[[S], R], target: S, controls: Mapping[str, S]) -> dict[str, R]:
+    Raises:
+        InsufficientDataError: if the target cannot be measured, or no control.
+    """
     if not controls or TARGET in controls:
         raise InsufficientDataError(
             f"a sign needs at least one control, none of them named {TARGET!r}; got"
             f" {sorted(controls)}"
         )
-    return {name: measure(player) for name, player in ({TARGET: target} | dict(controls)).items()}
+    measured = {TARGET: measure(target)}
+    left_out: dict[str, str] = {}
+    for name, player in controls.items():
+        try:
+            measured[name] = measure(player)
+        except InsufficientDataError as error:
+            left_out[name] = str(error)
+    if len(measured) == 1:
+        raise InsufficientDataError(
+            "no control could be measured: "
+            + "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        )
+    return measured, left_out
 
 
 def _compare(
     *,
     name: str,
     unit: str,
-    measured: Mapping[str, Measurement],
-    p_value: Callable[[Measurement], float],
-    points: Mapping[str, tuple[Point, ...]],
+    measure: Callable[[S], Measurement],
+    test: Callable[[str, Measurement], float],
+    draw: Callable[[S], tuple[Point, ...]],
+    target: S,
+    controls: Mapping[str, S],
 ) -> Signature:
-    """Set the target against each control; the one it differs least from decides."""
+    """Set the target against each control; the one it differs least from decides.
+
+    `test` gives the p-value of a control's name and the target's difference from it.
+    """
+    measured, left_out = _measure_all(measure, target, controls)
     differences = {
         control: measured[TARGET].minus(measurement)
         for control, measurement in measured.items()
         if control != TARGET
     }
-    closest = max(differences, key=lambda control: p_value(differences[control]))
+    p_values = {control: test(control, differences[control]) for control in differences}
+    closest = max(p_values, key=lambda control: p_values[control])
     difference = differences[closest]
     error = difference.standard_error
     return Signature(
         name=name,
         unit=unit,
         statistic=difference.value / error if error else math.copysign(math.inf, difference.value),
-        p_value=p_value(difference),
+        p_value=p_values[closest],
         target=measured[TARGET].estimate(),
         controls={control: measured[control].estimate() for control in differences},
         closest=closest,
         difference=difference.estimate(),
-        points=points,
+        points={TARGET: draw(target)}
+        | {control: draw(controls[control]) for control in differences},
+        left_out=left_out,
     )
 
 
