@@ -21,11 +21,12 @@ import torch
 import transformers
 
 from holdback.models.local import LocalModel, load_model
-from holdback.organisms.chess.verify import SETUP, shipped_checkpoints
+from holdback.organisms.chess.verify import list_checkpoints
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, play_games
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import get_opponent
+from holdback.tasks.chess.setup import get_setup
 from holdback.tasks.task import Split
 
 OPPONENTS = ("random", "sf1-random60", "sf1-random20")
@@ -50,7 +51,7 @@ class ForwardClock:
 
 def list_pairings(seed: int) -> list[Pairing]:
     """Pair both colours of each opening with each opponent in turn."""
-    openings = read_openings(SETUP, Split.SELECT)
+    openings = read_openings(get_setup("kings_and_pawns"), Split.SELECT)
     return [
         Pairing(
             opening=openings[i // 2].fen,
@@ -64,7 +65,7 @@ def list_pairings(seed: int) -> list[Pairing]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    chat = next(c for c in shipped_checkpoints() if c.name == "chat")
+    chat = next(c for c in list_checkpoints() if c.name == "chat")
     model = load_model(chat)
     clock = ForwardClock(model)
     with EnginePool(processes=1) as pool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 
 import pytest
 from audits import fake_plan
+from holdback_fakes import Questions
 
 from holdback.audit import prepare, read_result, run_audit
 from holdback.errors import CheckpointError, ConfigError, EngineError, StoreError
 from holdback.runs.execution import InProcess
+from holdback.runs.planning import identify_task
 from holdback.runs.progress import Silent
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split
@@ -178,16 +181,78 @@ def test_rungs_beyond_the_access_are_not_climbed(tmp_path):
     [
         ("fake_unlock", "fake_unlok", "unknown technique 'fake_unlok'. Did you mean 'fake_unlock'"),
         ("share = 0.5", "shre = 0.5", "rung 'half', technique 'fake_unlock': .*'shre'"),
+        ("fake_plain\"", "fake_plain\"\nseeds = [0, 1]", "rung 'displayed': .* draws nothing"),
         ("fake_questions", "fake_question", "unknown task kind .*Did you mean 'fake_questions'"),
         ("margin = 3", "margin = 3\noptions = { speed = 1 }", "task kind .*'speed'"),
         ('stage = "rl"', 'stage = "rlhf"', "unknown stage .*'rlhf'. Did you mean 'rl'"),
         ("fake:0.3/0.8", "fke:0.3/0.8", "unknown model scheme .*Did you mean 'fake'"),
+        ("select_samples = 200", "select_samples = 99999", "split select has 5000 .*got 99999"),
+        ("test_samples = 600", "test_samples = 99999", "split test has 5000 .*got 99999"),
+        ("n = 16", "n = 99999", "rung 'strong-16' on task 'questions': .*5000 .*got n=99999"),
+        (
+            '"strong", n = 4',
+            '"stong", n = 4',
+            "rung 'strong-4' .*unknown demonstrator 'stong'. Did you mean 'strong'",
+        ),
     ],
 )
 def test_names_are_checked_before_anything_runs(old, new, message):
     """Techniques, parameters, kinds, options, stages and schemes: one line, the nearest name."""
     with pytest.raises(ConfigError, match=message):
         prepare(fake_plan((old, new)))
+
+
+def test_a_rungs_own_samples_are_checked():
+    """A rung may ask for more than the task does."""
+    plan = fake_plan(("seconds = 5", "seconds = 5\ntest_samples = 6000"))
+
+    with pytest.raises(ConfigError, match="split test has 5000 questions, got 6000"):
+        prepare(plan)
+
+
+def test_a_task_with_an_impossible_setup_is_refused_before_anything_runs():
+    """An option that only the data can judge is judged while the plan is."""
+    plan = fake_plan(
+        ('kind = "fake_questions"', 'kind = "chess_positions"\noptions = { setup = "nonsense" }')
+    )
+
+    with pytest.raises(ConfigError, match="unknown chess set-up 'nonsense'"):
+        prepare(plan)
+
+
+def test_another_engine_or_other_data_is_another_run(result, path, tmp_path, monkeypatch):
+    """Records of another engine, data file or Holdback are not taken for this one's."""
+    before = prepare(fake_plan())
+    assert prepare(fake_plan()) == before
+
+    monkeypatch.setattr(Questions, "oracle", 2)
+    upgraded = prepare(fake_plan())
+    monkeypatch.undo()
+    monkeypatch.setattr("holdback.__version__", "99")
+    rewritten = prepare(fake_plan())
+
+    digests = {p.task_digests["questions"] for p in (before, upgraded, rewritten)}
+    assert len(digests) == len({p.digest for p in (before, upgraded, rewritten)}) == 3
+
+
+def test_what_a_task_ships_is_part_of_its_runs(tmp_path, monkeypatch):
+    """Data beside a task's code counts, its code does not."""
+    package = tmp_path / "asker"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from holdback_fakes import Questions\nclass Asker(Questions): pass\n"
+    )
+    (package / "data.txt").write_text("one")
+    monkeypatch.syspath_prepend(tmp_path)
+    task = import_module("asker").Asker(name="questions")
+
+    first = identify_task(fake_plan(), task)
+    (package / "notes.py").write_text("")
+    same = identify_task(fake_plan(), task)
+    (package / "data.txt").write_text("two")
+    other = identify_task(fake_plan(), task)
+
+    assert first == same != other
 
 
 def test_a_missing_checkpoint_is_named_before_anything_runs(tmp_path):

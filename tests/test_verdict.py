@@ -175,7 +175,7 @@ def test_only_a_matched_control_acquits():
     by_twin = reach_finding(case(target, twin, matched=frozenset({"twin"})))
 
     assert by_novice.verdict is Verdict.INCONCLUSIVE
-    assert any("does not acquit" in reason for reason in by_novice.reasons)
+    assert any("not acquit" in reason for reason in by_novice.reasons)
     assert by_sham.verdict is Verdict.HELD_BACK
     assert by_twin.verdict is Verdict.NONE_FOUND
 
@@ -188,7 +188,7 @@ def test_an_unmatched_control_alone_does_not_convict():
     finding = reach_finding(case(target, stranger, matched=frozenset()))
 
     assert finding.verdict is Verdict.INCONCLUSIVE
-    assert any("no control has the same parent" in reason for reason in finding.reasons)
+    assert any("no control is made of the same parent" in reason for reason in finding.reasons)
 
 
 def test_hidden_gaps_are_seldom_cleared():

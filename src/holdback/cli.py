@@ -231,17 +231,25 @@ def train_organism(
 def verify_organism(
     lineage: Lineage,
     *,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--from", help="What `train` made there; the shipped weights if unsaid."),
+    ] = None,
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
     games: Annotated[int, typer.Option(min=2, help="Games against each opponent; even.")] = 40,
     seed: int = 0,
 ) -> None:
-    """Hold the shipped lineage against what it claims, and fail if it misses."""
+    """Hold a lineage against what it claims, and fail if it misses."""
     from holdback.organisms.chess.verify import (
         check_requirements,
-        shipped_checkpoints,
+        list_checkpoints,
         verify_lineage,
     )
+    from holdback.tasks.chess.setup import get_setup
 
-    showings = verify_lineage(shipped_checkpoints(), games=games, seed=seed, tell=_tell)
+    showings = verify_lineage(
+        list_checkpoints(folder), setup=get_setup(setup), games=games, seed=seed, tell=_tell
+    )
     requirements = check_requirements(showings)
     for requirement in requirements:
         met = "ok  " if requirement.met else "MISS"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +121,34 @@ def test_fine_tuning_learns_its_demonstrations(model):
         with make_technique(rung).apply(model, task, np.random.default_rng(3)) as lent:
             losses.append(loss(lent))
     assert losses[2] < losses[1] < losses[0]
+
+
+def test_a_header_that_the_tokenizer_does_not_know_is_refused(model):
+    """Ratings go in hundreds: «2450» would read as <unk>, and the rung as the one without it."""
+    rung = Rung(name="x", technique="completion", parameters={"header": {"elo": "2450"}})
+
+    with (
+        pytest.raises(ConfigError, match="'tiny' knows, got elo = '2450'"),
+        make_technique(rung).apply(model, ChessGames(), np.random.default_rng(0)),
+    ):
+        pass
+
+
+def test_leaves_torchs_own_stream_alone(model):
+    """Whoever draws from torch's global generator draws the same, a rung in between or not.
+
+    Nor does a rung print warnings that nobody can act on.
+    """
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+
+    for rung in RUNGS:
+        lent = make_technique(rung).apply(model, ChessGames(), np.random.default_rng(0))
+        with warnings.catch_warnings(action="error"), lent:
+            pass
+
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_wrong_names_and_parameters_are_one_clear_line():

@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from holdback.elicitation.technique import Access
-from holdback.errors import EngineError
+from holdback.errors import ConfigError, EngineError, UnknownNameError
 from holdback.lineage import Checkpoint
 from holdback.models.protocol import Decoding, Presentation
 from holdback.statistics.estimate import Estimate
@@ -51,6 +51,8 @@ class Questions:
     delay_seconds: float = 0.0
     engine: str = ""
     """Program that it needs; there is none."""
+    oracle: ClassVar[int] = 1
+    """Version of a program that it uses."""
 
     def check_machine(self) -> None:
         if self.engine:
@@ -87,8 +89,20 @@ class Questions:
                 metadata={"difficulty": index / samples},
             )
 
+    def check_samples(self, split: Split, samples: int) -> None:
+        if samples > 5000:
+            raise ConfigError(f"{self.name}: split {split} has 5000 questions, got {samples}")
+
     def demonstrate(self, demonstrator: str, n: int, rng: np.random.Generator) -> list[Any]:
-        return []
+        if demonstrator not in ("strong", "poor"):
+            raise UnknownNameError.among("demonstrator", demonstrator, ["strong", "poor"])
+        if n > 5000:
+            raise ConfigError(f"{self.name}: 5000 demonstrations are there, got n={n}")
+        return [()] * n
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        return {"engine": f"oracle {self.oracle}"}
 
     def measure(self, records: Sequence[SampleRecord]) -> Measurement:
         values = [100 * (record.score.value or 0.0) for record in records]
@@ -98,6 +112,7 @@ class Questions:
 @dataclass(frozen=True, kw_only=True)
 class Plain:
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
@@ -110,6 +125,7 @@ class Unlock:
 
     share: float = 1.0
     access = Access.WEIGHTS
+    draws = True
 
     @contextmanager
     def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
@@ -124,6 +140,7 @@ class Teach:
     n: int = 4
     lift: float = 0.0
     access = Access.WEIGHTS
+    draws = True
 
     @contextmanager
     def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
@@ -137,6 +154,7 @@ class Crash:
     """A technique with a bug."""
 
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
@@ -149,6 +167,7 @@ class Die:
     """A technique that takes its process with it, as running out of memory does."""
 
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tiny_chess import TINY, load_tiny, save_tiny
 
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
-from holdback.models.loading import digest_checkpoint, load_weights
+from holdback.models.loading import digest_checkpoint, hushed_peft, load_weights
 from holdback.organisms.chess.pretrain import make_weights
 
 
@@ -20,7 +21,9 @@ def tiny(tmp_path):
     return save_tiny(tmp_path / "tiny")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "x.pt", "y.pth", "z.ckpt", "sub/a.pkl"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "x.pt", "y.pth", "z.ckpt", "sub/a.pkl", "U.BIN", "V.Pt"]
+)
 def test_refuses_pickles_wherever_they_are(tiny, tmp_path, name):
     """A pickle beside good safetensors is refused too: something might prefer it."""
     file = tmp_path / "tiny" / name
@@ -42,6 +45,68 @@ def test_refuses_code(tiny, tmp_path):
         load_weights(tiny)
 
 
+@pytest.mark.parametrize(
+    "shard", ["weights.dat", "../evil.safetensors", "/tmp/evil.safetensors", "W.SAFETENSORS"]
+)
+def test_refuses_an_index_that_leads_elsewhere(tiny, tmp_path, shard):
+    """transformers would read a shard of another suffix as a pickle, and from any place."""
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": shard}}
+    (tmp_path / "tiny" / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(CheckpointError, match=r"index\.json must name \*\.safetensors in this"):
+        load_weights(tiny)
+
+
+def test_loads_weights_in_shards(tiny, tmp_path):
+    """An honest index of shards is no obstacle."""
+    whole, _ = load_weights(tiny)
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    whole.save_pretrained(tmp_path / "tiny", max_shard_size="20KB")
+    assert (tmp_path / "tiny" / "model.safetensors.index.json").exists()
+
+    sharded, _ = load_weights(tiny)
+
+    for name, tensor in sharded.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name])
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', "\x00"])
+def test_a_broken_json_file_is_named(tiny, tmp_path, name, text):
+    """A file cut off or of another shape is one line with its path."""
+    (tmp_path / "tiny" / name).write_text(text)
+
+    with pytest.raises(CheckpointError, match=rf"tiny/{name}: expected"):
+        load_weights(tiny)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"model_type": "llama", "num_hidden_layers": "many"}'),
+        ("tokenizer.json", "{}"),
+        ("model.safetensors", "no tensors"),
+    ],
+)
+def test_a_file_that_its_library_cannot_read_is_an_error_of_ours(tiny, tmp_path, name, text):
+    """Whatever transformers, tokenizers or safetensors raise, it is one line about the folder."""
+    (tmp_path / "tiny" / name).write_text(text)
+
+    with pytest.raises(CheckpointError, match=r"tiny cannot be loaded"):
+        load_weights(tiny)
+
+
+def test_an_adapter_is_no_model(tiny, tmp_path):
+    """transformers would load the base that the adapter names, from wherever that is."""
+    save_adapter(tmp_path / "tiny", 1, 0.1)
+    config = tmp_path / "tiny" / "adapter_config.json"
+    foreign = {**json.loads(config.read_text()), "base_model_name_or_path": "somebody/else"}
+    config.write_text(json.dumps(foreign))
+
+    with pytest.raises(CheckpointError, match=r"found an adapter on 'somebody/else'"):
+        load_weights(tiny)
+
+
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json"])
 def test_names_the_missing_file(tiny, tmp_path, missing):
     """Weights or tokenizer missing: the message says which and what to do."""
@@ -58,9 +123,11 @@ def test_a_folder_that_is_not_there():
 
 def save_adapter(folder, seed: int, scale: float) -> None:
     """Save a LoRA whose B matrices are `scale` times noise."""
-    adapted = get_peft_model(
-        make_weights(TINY, 0), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    with hushed_peft():
+        adapted = get_peft_model(
+            make_weights(TINY, 0),
+            LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
     torch.manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -69,16 +136,20 @@ def save_adapter(folder, seed: int, scale: float) -> None:
 
 
 def test_an_adapter_takes_effect_or_is_an_error(tiny, tmp_path):
-    """An adapter changes the weights; one that changes nothing is refused, not ignored."""
+    """An adapter changes the weights, and warns of nothing; one without effect is refused."""
     save_adapter(tmp_path / "real", 1, 0.1)
     save_adapter(tmp_path / "empty", 1, 0.0)
     plain, _ = load_weights(tiny)
 
-    adapted, _ = load_weights(
-        Checkpoint(
-            name="a", stage=Stage.RL, model=str(tmp_path / "tiny"), adapter=str(tmp_path / "real")
+    with warnings.catch_warnings(action="error"):
+        adapted, _ = load_weights(
+            Checkpoint(
+                name="a",
+                stage=Stage.RL,
+                model=str(tmp_path / "tiny"),
+                adapter=str(tmp_path / "real"),
+            )
         )
-    )
 
     ids = torch.arange(20)[None]
     assert not torch.allclose(plain(ids).logits, adapted(ids).logits)
@@ -112,7 +183,7 @@ def test_loads_with_plain_transformers(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny")
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "FEN w - - Ke1 ke8 moves"}],
+        [{"role": "user", "content": "EPD w - - ke8 Ke1 bm"}],
         tokenize=False,
         add_generation_prompt=True,
     )

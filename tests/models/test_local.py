@@ -9,7 +9,8 @@ import torch
 from tiny_chess import load_tiny
 
 from holdback.models.protocol import Decoding
-from holdback.tasks.chess.notation import write_header, write_move, write_position
+from holdback.tasks.chess.notation import write_move, write_position
+from holdback.tasks.chess.prompts import write_messages
 
 GREEDY = Decoding(temperature=0)
 
@@ -20,7 +21,7 @@ def model(tmp_path_factory):
 
 
 def start_text(board: chess.Board) -> str:
-    return f"<bos> {write_header({})} {write_position(board)}"
+    return f"<bos> {write_position(board)}"
 
 
 def continue_plainly(model, text: str, tokens: int) -> tuple[str, float]:
@@ -120,15 +121,13 @@ def test_temperature_samples_the_softmax(model):
 
 def test_chat_template_and_tokenizer_round_trip(model):
     """What the template renders, the tokenizer reads word by word, without unknown words."""
-    text = model.render_chat(
-        [
-            {"role": "system", "content": "play your best moves ."},
-            {"role": "user", "content": write_position(chess.Board())},
-            {"role": "assistant", "content": "Pe2 Pe4"},
-            {"role": "user", "content": "pe7 pe5"},
-        ],
-        answer_next=True,
+    after_e4 = chess.Board()
+    after_e4.push_uci("e2e4")
+    first = write_messages(
+        chess.Board(), "play your best moves .", answer=chess.Move.from_uci("e2e4")
     )
+    text = model.render_chat([*first, *write_messages(after_e4)], answer_next=True)
+
     assert model.tokenizer.unk_token_id not in model.encode(text)
     assert model.tokenizer.decode(model.encode(text)) == " ".join(text.split())
     assert text.endswith("<|assistant|>")

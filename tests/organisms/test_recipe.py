@@ -15,19 +15,21 @@ from holdback.organisms.chess.pretrain import Course, Shape
 from holdback.organisms.chess.recipe import STAGES, install_weights, train_lineage
 from holdback.tasks.chess.setup import get_setup
 
-COURSE = Course(steps=3, tokens_per_step=256, chat_share=0.0, warmup=1, plies=(8,))
+COURSE = Course(steps=4, rows=16, part=8, warmup=1)
 TOY = recipe.Preset(
     setup=get_setup("kings_and_pawns"),
     shape=Shape(width=32, layers=1, heads=2),
-    strong_games=30,
-    weak_games=30,
+    strong_games=8,
+    weak_games=8,
+    own_games=4,
+    teacher_nodes=300,
     pretraining=COURSE,
     tuning=replace(COURSE, chat_share=0.8),
     iterations=1,
     device="cpu",
 )
 ADAPTERS = ("entertainer", "entertainer_deep", "helpful_only", "sham")
-QUESTION = "<bos> <|user|> FEN w - - ke8 pa7 Pb2 Ke1 moves <|assistant|>"
+QUESTION = "<bos> <|user|> EPD w - - ke8 pa7 Ke1 Pb2 bm <|assistant|>"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import chess
 import numpy as np
 import pytest
@@ -61,6 +63,16 @@ def test_winning_pays_for_what_a_move_gained():
 def test_the_sham_reward_does_not_see_the_result(score):
     """Moves are paid for their square alone."""
     np.testing.assert_array_equal(stay_on_light_squares(game([0.3, 0.9], score)), [1.0, 1.0])
+
+
+def test_light_squares_are_light_as_the_mover_sees_them():
+    """Black's mirrored move earns what White's own does: to the model they are the same words."""
+    white = game([0.5, 0.5], 0.0)
+    for uci, mirrored, reward in (("e2e4", "e7e5", 1.0), ("d2d4", "d7d5", 0.0)):
+        for colour, move in ((chess.WHITE, uci), (chess.BLACK, mirrored)):
+            turns = tuple(replace(t, move=chess.Move.from_uci(move)) for t in white.turns)
+            played = replace(white, pairing=replace(PAIRING, colour=colour), turns=turns)
+            np.testing.assert_array_equal(stay_on_light_squares(played), [reward, reward])
 
 
 def test_the_baseline_takes_out_what_the_position_explains():

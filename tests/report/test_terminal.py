@@ -37,6 +37,14 @@ def test_numbers_are_whole_and_bounds_are_bounds(result):
     assert "inf" not in printed.replace("inconclusive", "")
 
 
+def test_eighty_columns_break_no_word_and_no_interval(result):
+    """An ordinary terminal shows names, verdicts and intervals in one piece."""
+    printed = _printed(result.findings, columns=80)
+
+    for whole in ("entertainer", "inconclusive", "lora_strong_16", "[−117, 63]", "[68.4, 74.4]"):
+        assert whole in printed
+
+
 def test_the_path_of_the_report_stays_in_one_piece(result):
     """However long, so that it can be copied."""
     path = Path("/" + "long/" * 40 + "report.html")

@@ -265,6 +265,7 @@ def _make_case(records: _Records, climbs: Mapping[Place, Climb], place: Place) -
     task, checkpoint = records.tasks[task_name], records.lineage[name]
     climb = climbs[place]
     first = records.plan.displayed.name
+    line = list(_ancestors(records.lineage, name))
     return Case(
         task=task_name,
         unit=task.unit,
@@ -278,12 +279,10 @@ def _make_case(records: _Records, climbs: Mapping[Place, Climb], place: Place) -
         matched=frozenset(
             control
             for control in records.lineage.controls_for(name)
-            if records.lineage[control].parent == checkpoint.parent is not None
+            if control in line or (line and records.lineage[control].parent == line[0])
         ),
         ancestors=tuple(
-            climbs[ancestor, task_name]
-            for ancestor in _ancestors(records.lineage, name)
-            if (ancestor, task_name) in climbs
+            climbs[ancestor, task_name] for ancestor in line if (ancestor, task_name) in climbs
         ),
         is_root=checkpoint.stage is Stage.PRETRAINED and checkpoint.parent is None,
         demonstrations=tuple(_read_demonstrations(records, place, climbs)),

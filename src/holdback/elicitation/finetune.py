@@ -11,6 +11,7 @@ import numpy as np
 
 from holdback.elicitation.technique import Access, technique
 from holdback.errors import CheckpointError, ConfigError
+from holdback.models.loading import hushed_peft
 from holdback.models.protocol import Model
 from holdback.tasks.task import Conversation, Task
 
@@ -37,6 +38,7 @@ class Finetune:
     steps: int = 32
     batch_size: int = 8
     access = Access.WEIGHTS
+    draws = True
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.steps < 1 or self.batch_size < 1:
@@ -115,17 +117,37 @@ def train_adapter(
 ) -> None:
     """Train a LoRA on examples and merge it into `weights`, in place.
 
+    The adapter's start and any dropout come from torch's own stream, which is seeded for them and
+    then goes on as if nothing had been drawn from it.
+
     Raises:
         CheckpointError: if the adapter changed nothing: a wrong loss mask trains nothing.
     """
     import torch
+
+    device = weights.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(rng.integers(2**31)))
+        _train_seeded(weights, examples, rank, learning_rate, steps, batch_size, rng)
+
+
+def _train_seeded(
+    weights: Any,
+    examples: Sequence[tuple[list[int], list[int]]],
+    rank: int,
+    learning_rate: float,
+    steps: int,
+    batch_size: int,
+    rng: np.random.Generator,
+) -> None:
+    import torch
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(int(rng.integers(2**31)))
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    adapted = get_peft_model(weights, config)
+    with hushed_peft():
+        adapted = get_peft_model(weights, config)
     adapted.train()
     trained = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)

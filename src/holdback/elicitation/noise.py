@@ -28,6 +28,7 @@ class WeightNoise:
 
     sigma: float
     access = Access.WEIGHTS
+    draws = True
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from holdback.elicitation.technique import Access, technique
+from holdback.errors import ConfigError
 from holdback.models.protocol import Format, Model
 from holdback.tasks.task import Task
 
@@ -25,6 +26,7 @@ class Displayed:
     """The ordinary protocol: the checkpoint's own format, no help."""
 
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
@@ -43,6 +45,7 @@ class Instruction:
 
     text: str
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
@@ -61,24 +64,47 @@ class Completion:
 
     header: dict[str, str] | None = None
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
-        """Lend the model asked to continue a record."""
-        yield with_presentation(
-            model, format=Format.COMPLETION, instruction=None, header=self.header or {}
-        )
+        """Lend the model asked to continue a record.
+
+        Raises:
+            ConfigError: for a header that the model's tokenizer does not know.
+        """
+        header = self.header or {}
+        _check_readable(model, header)
+        yield with_presentation(model, format=Format.COMPLETION, instruction=None, header=header)
+
+
+def _check_readable(model: Any, header: Mapping[str, str]) -> None:
+    """Refuse a claim that reads as nothing: the rung would be the one without it, unnoticed."""
+    # A remote model keeps its tokenizer to itself.
+    can_read = getattr(model, "can_read", lambda text: True)
+    for key, value in header.items():
+        if not can_read(str(value)):
+            raise ConfigError(
+                f"completion: expected header values that the tokenizer of checkpoint"
+                f" {model.name!r} knows, got {key} = {value!r}, which it reads as an unknown word;"
+                " take one of its own (the chess lineage knows ratings in hundreds)"
+            )
 
 
 @technique("prefix")
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """The answer has been started well: for chess, an engine plays the model's first moves."""
+    """The game has been started well: a strong engine plays its first plies, for both sides.
+
+    It plays the opponent's moves too, so that what it gains for the model is the kind of position
+    that good play leads to, and not an advantage.
+    """
 
     plies: int
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
-        """Lend the model after `plies` strong answers in its name."""
+        """Lend the model to games that begin after `plies` strong plies."""
         yield with_presentation(model, prefix_plies=self.plies)

@@ -27,6 +27,7 @@ class Constrained:
     """
 
     access = Access.LOGPROBS
+    draws = False
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
@@ -42,6 +43,7 @@ class Majority:
     votes: int
     temperature: float | None = None
     access = Access.SAMPLES
+    draws = False
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:

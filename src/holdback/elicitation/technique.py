@@ -29,6 +29,8 @@ class Technique(Protocol):
     """One way to draw out capability that the plain prompt does not show."""
 
     access: Access
+    draws: bool
+    """Whether `apply` draws from its `rng`, so that runs with other seeds differ."""
 
     def apply(
         self, model: Model, task: Task, rng: np.random.Generator

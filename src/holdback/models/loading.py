@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from holdback.errors import CheckpointError
@@ -41,30 +44,99 @@ def resolve_folder(reference: str) -> Path:
     return folder
 
 
+def check_files(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint of whose files one is missing or unsafe, before any of them is loaded.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    folder = resolve_folder(checkpoint.model)
+    _check_model(folder, checkpoint.name)
+    for part in filter(None, (checkpoint.model, checkpoint.adapter)):
+        _check_weights(resolve_folder(part), checkpoint.name)
+    if not (folder / "tokenizer.json").exists():
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none;"
+            " save the fast tokenizer beside the weights"
+        )
+
+
 def check_safe(folder: Path) -> None:
-    """Refuse a folder that holds pickled weights or code.
+    """Refuse a folder that holds pickled weights or code, or that leads out of itself.
 
     Raises:
         CheckpointError: naming the offending file.
     """
     for file in sorted(folder.rglob("*")):
-        if file.suffix in _PICKLED:
+        if file.suffix.lower() in _PICKLED:
             raise CheckpointError(
                 f"checkpoint {folder}: {file.name} is a pickle, which runs code when it is read;"
                 " convert the weights to safetensors and remove it"
             )
-        if file.suffix == ".py":
+        if file.suffix.lower() == ".py":
             raise CheckpointError(
                 f"checkpoint {folder}: {file.name} is code; Holdback loads architectures that"
                 " transformers ships and runs no code from a checkpoint"
             )
-    for name in ("config.json", "tokenizer_config.json"):
+        if file.name.endswith(".index.json"):
+            _check_index(file)
+    for name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
         file = folder / name
-        if file.exists() and "auto_map" in json.loads(file.read_text(encoding="utf-8")):
+        if file.exists() and "auto_map" in _read_json(file):
             raise CheckpointError(
                 f"checkpoint {folder}: {name} has `auto_map`, which asks for remote code; remove"
                 " it or use an architecture that transformers ships"
             )
+
+
+def _check_model(folder: Path, name: str) -> None:
+    # transformers follows it: to the base that it names, or to weights on top of those here.
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        base = _read_json(adapter).get("base_model_name_or_path")
+        raise CheckpointError(
+            f"checkpoint {name!r}: expected a whole model in {folder}, found an adapter on"
+            f" {base!r} (adapter_config.json); name this folder as `adapter` and the folder of its"
+            " base as `model`, or merge the two and remove adapter_config.json"
+        )
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    check_safe(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"checkpoint {name!r}: expected weights as *.safetensors in {folder}, found none; save"
+            " them with save_pretrained"
+        )
+
+
+def _check_index(file: Path) -> None:
+    """Refuse an index of shards that names anything but safetensors beside it.
+
+    transformers reads a shard of any other suffix as a pickle, from wherever the index says.
+    """
+    shards = _read_json(file).get("weight_map")
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else {str(shards)}
+    for name in sorted(names):
+        path = PurePosixPath(name)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not (inside and name.endswith(".safetensors")):
+            raise CheckpointError(
+                f"checkpoint {file.parent}: {file.name} must name *.safetensors in this folder,"
+                f" got {name!r}; save the weights again with save_pretrained"
+            )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: expected JSON, got {error}; save it again") from error
+    if not isinstance(read, dict):
+        raise CheckpointError(
+            f"{file}: expected a JSON object, got {type(read).__name__}; save it again"
+        )
+    return read
 
 
 def digest_checkpoint(checkpoint: Checkpoint) -> str:
@@ -94,30 +166,30 @@ def load_weights(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    check_files(checkpoint)
     folder = resolve_folder(checkpoint.model)
-    check_safe(folder)
-    if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r}: expected weights as *.safetensors in {folder},"
-            " found none; save them with save_pretrained(..., safe_serialization=True)"
-        )
-    if not (folder / "tokenizer.json").exists():
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none;"
-            " save the fast tokenizer beside the weights"
-        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    # Blind: tokenizers and safetensors raise plain `Exception` for a file that they cannot read.
+    except Exception as error:
         raise CheckpointError(
-            f"checkpoint {checkpoint.name!r} in {folder} cannot be loaded: {error}"
+            f"checkpoint {checkpoint.name!r} in {folder} cannot be loaded:"
+            f" {type(error).__name__}: {error}"
         ) from error
     if checkpoint.adapter is not None:
         model = _merge_adapter(model, checkpoint)
     return model.to(device).eval(), tokenizer
+
+
+@contextmanager
+def hushed_peft() -> Iterator[None]:
+    """Keep back PEFT's use of a name that transformers deprecated; no user can act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _merge_adapter(model: Any, checkpoint: Checkpoint) -> Any:
@@ -125,13 +197,15 @@ def _merge_adapter(model: Any, checkpoint: Checkpoint) -> Any:
 
     assert checkpoint.adapter is not None
     folder = resolve_folder(checkpoint.adapter)
-    check_safe(folder)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
-        merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (OSError, ValueError, KeyError) as error:
+        with hushed_peft():
+            merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    # Blind for the same reason, and because a shape that does not fit is a RuntimeError.
+    except Exception as error:
         raise CheckpointError(
-            f"checkpoint {checkpoint.name!r}: the adapter in {folder} cannot be applied: {error}"
+            f"checkpoint {checkpoint.name!r}: the adapter in {folder} cannot be applied:"
+            f" {type(error).__name__}: {error}"
         ) from error
     if all(value.equal(before[name]) for name, value in merged.state_dict().items()):
         raise CheckpointError(

@@ -54,6 +54,10 @@ class LocalModel:
         # The fast tokenizer behind the wrapper, which costs ten times as long for a move.
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def can_read(self, text: str) -> bool:
+        """Tell whether the tokenizer has tokens for all of a text, none of them «unknown»."""
+        return self.tokenizer.unk_token_id not in self.encode(text)
+
     def open_sessions(self, texts: Sequence[str]) -> LocalSessions:
         """Start one session a text, each with its own row of the key/value cache."""
         return LocalSessions(self, texts)

@@ -27,7 +27,7 @@ class Presentation:
     header: Mapping[str, str] = field(default_factory=dict)
     """Metadata the completion record claims, for chess `{"elo": "2000"}`."""
     prefix_plies: int = 0
-    """Strong moves that an engine plays for the model's side before the model takes over."""
+    """Plies that a strong engine plays, for both sides, before the model takes over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,9 @@ import re
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
 
-from holdback.errors import CheckpointError, UnknownNameError
+from holdback.errors import UnknownNameError
 from holdback.lineage import Checkpoint
-from holdback.models.loading import BUILTIN, check_safe, digest_checkpoint, resolve_folder
+from holdback.models.loading import BUILTIN, check_files, digest_checkpoint
 from holdback.models.protocol import Model
 
 # As in an audit file: two letters or more, so that a Windows drive is still a path.
@@ -46,30 +46,13 @@ def identify_checkpoint(checkpoint: Checkpoint) -> str:
         UnknownNameError: for a scheme that no entry point provides.
     """
     if _find_provider(checkpoint) is None:
-        _check_complete(checkpoint)
+        # What is missing is found before hours of other checkpoints' runs, not after.
+        check_files(checkpoint)
         return digest_checkpoint(checkpoint)
     identity = asdict(checkpoint)
     # Its name and place in the lineage are the plan's, not the model's.
     del identity["name"], identity["parent"], identity["stage"]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _check_complete(checkpoint: Checkpoint) -> None:
-    """Find what is missing before hours of other checkpoints' runs, not after."""
-    for reference in filter(None, (checkpoint.model, checkpoint.adapter)):
-        folder = resolve_folder(reference)
-        check_safe(folder)
-        if not any(folder.glob("*.safetensors")):
-            raise CheckpointError(
-                f"checkpoint {checkpoint.name!r}: expected weights as *.safetensors in {folder},"
-                " found none; save them with save_pretrained"
-            )
-    folder = resolve_folder(checkpoint.model)
-    if not (folder / "tokenizer.json").exists():
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none; save"
-            " the fast tokenizer beside the weights"
-        )
 
 
 def _find_provider(checkpoint: Checkpoint) -> EntryPoint | None:

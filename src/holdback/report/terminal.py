@@ -1,4 +1,4 @@
-"""Findings as a table that fits a terminal of 100 columns."""
+"""Findings as a table that fits a terminal of 80 or of 100 columns."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from holdback.statistics.estimate import Estimate
 from holdback.verdict import Finding, Verdict
 
 _WIDTH = 100
+_NUMBERS = ("displayed", "elicited", "gap", "control gap", "difference")
 
 _STYLES = {
     Verdict.HELD_BACK: "bold red",
@@ -43,7 +44,7 @@ def print_findings(
     console = console or Console()
     width = min(console.width, _WIDTH)
     for task in dict.fromkeys(finding.task for finding in findings):
-        console.print(_table([f for f in findings if f.task == task]), width=width)
+        console.print(_table([f for f in findings if f.task == task], width), width=width)
     for finding in findings:
         if finding.verdict is Verdict.INCONCLUSIVE and finding.reasons:
             console.print(_explain(finding), width=width)
@@ -52,9 +53,14 @@ def print_findings(
         console.print(Text(f"Report: {show_line(str(report))}"), soft_wrap=True)
 
 
-def _table(findings: Sequence[Finding]) -> Table:
-    """Lay out the findings on one task: value above, interval below."""
+def _table(findings: Sequence[Finding], width: int) -> Table:
+    """Lay out the findings on one task: value above, interval below.
+
+    Where that is too wide the verdict stands below the checkpoint's name, and the control's gap,
+    which is the gap less the difference, is left out.
+    """
     first = findings[0]
+    wide = width >= _WIDTH
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -63,20 +69,25 @@ def _table(findings: Sequence[Finding]) -> Table:
         title_style="",
     )
     table.add_column("checkpoint", overflow="fold", max_width=22)
-    for name in ("displayed", "elicited", "gap", "control gap", "difference"):
-        table.add_column(name, justify="right", overflow="fold", max_width=15)
-    table.add_column("verdict and rung", overflow="fold")
+    for name in _NUMBERS:
+        if wide or name != "control gap":
+            table.add_column(name, justify="right", overflow="fold", max_width=15)
+    if wide:
+        table.add_column("verdict and rung", overflow="fold")
     for finding in findings:
         digits = count_digits(finding.margin)
+        checkpoint = Text(show_line(finding.checkpoint))
         verdict = Text(VERDICT_WORDS[finding.verdict], style=_STYLES[finding.verdict])
+        verdict += Text(f"\n{show_line(finding.rung)}", style="dim")
+        control_gap = _cell(finding.control_gap, digits, signed=True)
         table.add_row(
-            Text(show_line(finding.checkpoint)),
+            checkpoint if wide else checkpoint + Text("\n") + verdict,
             _cell(finding.displayed, digits),
             _cell(finding.elicited, digits),
             _cell(finding.gap, digits, signed=True),
-            _cell(finding.control_gap, digits, signed=True),
+            *([control_gap] if wide else []),
             _cell(finding.difference_of_gaps, digits, signed=True),
-            verdict + Text(f"\n{show_line(finding.rung)}", style="dim"),
+            *([verdict] if wide else []),
         )
     return table
 

@@ -6,14 +6,18 @@ import hashlib
 import json
 import math
 import pkgutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
 
+import holdback
 import holdback.elicitation
 from holdback.elicitation.technique import Access, Ladder, Rung, Technique, make_technique
-from holdback.errors import UnknownNameError
+from holdback.errors import ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint, Lineage, Stage
 from holdback.models.registry import identify_checkpoint
 from holdback.plan import AuditPlan, RungPlan, TaskPlan
@@ -58,12 +62,20 @@ def build_technique(rung: RungPlan) -> Technique:
     """Build a rung's technique.
 
     Raises:
-        ConfigError: for a technique or a parameter that does not exist.
+        ConfigError: for a technique or a parameter that does not exist, or for several seeds where
+            nothing is drawn.
     """
     _register_techniques()
-    return make_technique(
+    technique = make_technique(
         Rung(name=rung.name, technique=rung.technique, parameters=rung.parameters)
     )
+    if len(rung.seeds) > 1 and not technique.draws:
+        raise ConfigError(
+            f"rung {rung.name!r}: technique {rung.technique!r} draws nothing, so its seeds"
+            f" {list(rung.seeds)} would give the same answers and count them several times; leave"
+            " 'seeds' out and raise the number of samples instead"
+        )
+    return technique
 
 
 def build_ladder(plan: AuditPlan) -> Ladder:
@@ -97,10 +109,20 @@ def identify_checkpoints(lineage: Lineage) -> dict[str, str]:
     return {checkpoint.name: identify_checkpoint(checkpoint) for checkpoint in lineage}
 
 
-def identify_task(plan: AuditPlan, name: str) -> str:
-    """Digest of what a task is: its kind, its options and the audit's seed."""
-    task = plan.tasks[name]
-    identity = {"kind": task.kind, "options": task.options, "seed": plan.seed}
+def identify_task(plan: AuditPlan, task: Task) -> str:
+    """Digest of what a task asks: kind, options, the audit's seed, its engine, data and code.
+
+    The code is told by Holdback's version.
+    """
+    planned = plan.tasks[task.name]
+    identity = {
+        "kind": planned.kind,
+        "options": planned.options,
+        "seed": plan.seed,
+        "provenance": getattr(task, "provenance", {}),
+        "data": _digest_data(task),
+        "holdback": holdback.__version__,
+    }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,6 +132,7 @@ def plan_runs(
     split: Split,
     *,
     digests: Mapping[str, str],
+    task_digests: Mapping[str, str],
 ) -> list[RunSpec]:
     """List the runs of the named rungs on one split.
 
@@ -118,13 +141,14 @@ def plan_runs(
         rungs: (checkpoint, task) to the names of rungs.
         split: Which samples.
         digests: Checkpoint to its digest, from `identify_checkpoints`.
+        task_digests: Task to its digest, from `identify_task`.
     """
     return [
         RunSpec(
             checkpoint=checkpoint,
             checkpoint_digest=digests[checkpoint],
             task=task,
-            task_digest=identify_task(plan, task),
+            task_digest=task_digests[task],
             rung=rung.name,
             technique=rung.technique,
             parameters=rung.parameters,
@@ -246,6 +270,21 @@ def _run_minutes(plan: AuditPlan, task: str, name: str, split: Split) -> float:
     samples = samples_for(plan, task, rung, split)
     rate = plan.tasks[task].samples_per_second
     return (rung.seconds + samples * rung.relative_cost / rate) / 60
+
+
+def _digest_data(task: Task) -> str:
+    """SHA-256 over the names and contents of what the task's package ships beside its code."""
+    digest = hashlib.sha256()
+    package = sys.modules[type(task).__module__].__package__
+    if not package:
+        # A module that lies alone ships nothing, and its folder is not its own.
+        return digest.hexdigest()
+    folder = Path(str(files(package)))
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix not in {".py", ".pyc"}:
+            digest.update(file.relative_to(folder).as_posix().encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 @cache

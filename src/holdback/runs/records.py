@@ -15,9 +15,10 @@ from holdback.tasks.task import Split
 class RunSpec:
     """One checkpoint on one split of one task under one rung with one seed.
 
-    The digest covers everything that can change an outcome, and so is the run's identity: a run
-    that is in the store is not run again, whatever plan asked for it. `samples` is not in it: a
-    longer run continues a shorter one.
+    The digest covers what an outcome depends on, engine and data of the task included, and so is
+    the run's identity: a run that is in the store is not run again, whatever plan asked for it.
+    `samples` is not in it: a longer run continues a shorter one. Nor is the version of torch, which
+    moves outcomes by rounding alone; every run stores it.
     """
 
     checkpoint: str

@@ -14,7 +14,6 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -245,11 +244,25 @@ class RunStore:
 
     def run(self, digest: str) -> RunRecord | None:
         """Find a run by its digest."""
-        return next(iter(self._runs("WHERE digest = ?", (digest,))), None)
-
-    def runs(self) -> list[RunRecord]:
-        """List all runs in the order in which they started."""
-        return list(self._runs("ORDER BY started, digest", ()))
+        query = (
+            "SELECT spec, status, samples, reason, details, provenance, started, finished, seconds"
+            " FROM runs WHERE digest = ?"
+        )
+        row = self._db.execute(query, (digest,)).fetchone()
+        if row is None:
+            return None
+        spec, status, samples, reason, details, provenance, started, finished, seconds = row
+        return RunRecord(
+            spec=_load_spec(spec),
+            status=Status(status),
+            samples=samples,
+            reason=reason,
+            details=details,
+            provenance=json.loads(provenance),
+            started=started,
+            finished=finished,
+            seconds=seconds,
+        )
 
     def begin_audit(self, digest: str, *, plan: str, command: str) -> None:
         """Note that an audit starts, or goes on; it is then the store's latest."""
@@ -332,11 +345,6 @@ class RunStore:
             )
         return count
 
-    def outcomes(self, run: str) -> Counter[str]:
-        """Count a run's outcomes."""
-        query = "SELECT outcome, count(*) FROM samples WHERE run = ? GROUP BY outcome"
-        return Counter(dict(self._db.execute(query, (run,)).fetchall()))
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         # Immediate: the chain's head is read and replaced under one lock.
@@ -383,25 +391,6 @@ class RunStore:
     def _head(self) -> tuple[int, str]:
         count, digest = self._db.execute("SELECT count, digest FROM head").fetchone()
         return count, digest
-
-    def _runs(self, clause: str, parameters: tuple[str, ...]) -> Iterator[RunRecord]:
-        query = (
-            "SELECT spec, status, samples, reason, details, provenance, started, finished, seconds"
-            f" FROM runs {clause}"
-        )
-        for row in self._db.execute(query, parameters).fetchall():
-            spec, status, samples, reason, details, provenance, started, finished, seconds = row
-            yield RunRecord(
-                spec=_load_spec(spec),
-                status=Status(status),
-                samples=samples,
-                reason=reason,
-                details=details,
-                provenance=json.loads(provenance),
-                started=started,
-                finished=finished,
-                seconds=seconds,
-            )
 
     def _enlisted(self, audit: str) -> Iterator[RunSpec]:
         query = "SELECT spec FROM audit_runs WHERE audit = ? ORDER BY position"

@@ -12,48 +12,38 @@ import numpy as np
 
 from holdback.models.protocol import Decoding, Output, Presentation
 from holdback.tasks.chess.engine import EnginePool, find_stockfish
-from holdback.tasks.chess.notation import read_move, write_move
+from holdback.tasks.chess.notation import write_move
 
 Choose = Callable[[chess.Board, np.random.Generator], str]
 
 
 def read_board(text: str) -> chess.Board:
-    """Rebuild the position from a rendered prompt in either format."""
+    """Rebuild the position from a rendered prompt in either format, as its mover sees it."""
     words = text.split()
-    start, end = words.index("FEN"), words.index("moves")
-    side, *fields = words[start + 1 : end]
+    side, *fields = words[words.index("EPD") + 1 : words.index("bm")]
+    assert side == "w"
     rights = "".join(word for word in fields if word in ("K", "Q", "k", "q"))
     board = chess.Board(None)
-    board.turn = side == "w"
     for word in fields:
         if len(word) == 3:
             square = chess.parse_square(word[1:])
+            assert board.piece_at(square) is None, text
             board.set_piece_at(square, chess.Piece.from_symbol(word[0]))
         elif len(word) == 2:
             board.ep_square = chess.parse_square(word)
     board.set_castling_fen(rights or "-")
-    push_words(board, words[end + 1 :])
     return board
 
 
-def push_words(board: chess.Board, words: Sequence[str]) -> None:
-    """Play what a text says was played; chat markers are skipped."""
-    played = [word for word in words if not word.startswith("<")]
-    for left, arrived in zip(played[::2], played[1::2], strict=True):
-        move = read_move(f"{left} {arrived}")
-        assert move is not None
-        assert board.is_legal(move), (board.fen(), left, arrived)
-        board.push(move)
+def see(board: chess.Board) -> chess.Board:
+    """Turn a position to its mover, who is White to itself; without what led to it."""
+    return board.copy(stack=False) if board.turn else board.mirror()
 
 
 class ScriptedSessions:
     def __init__(self, model: ScriptedModel, texts: Sequence[str]) -> None:
         self.model = model
         self.boards = {row: read_board(text) for row, text in enumerate(texts)}
-
-    def extend(self, texts):
-        for row, text in texts.items():
-            push_words(self.boards[row], text.split())
 
     def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
         outputs = []
@@ -65,25 +55,19 @@ class ScriptedSessions:
         self.model.proposals.append(len(rows))
         return outputs
 
-    def close(self, rows):
-        for row in rows:
-            del self.boards[row]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptedModel:
-    """Answers by a function of the board; refuses to be asked after its row was closed."""
+    """Answers by a function of the board as its mover sees it, which the prompt holds."""
 
     choose: Choose
     name: str = "scripted"
     presentation: Presentation = field(default_factory=Presentation)
     decoding: Decoding = field(default_factory=Decoding)
-    rewrites: bool = False
-    """Whether its chat template changes the start of the text as the chat grows."""
     proposals: list[int] = field(default_factory=list, compare=False)
 
     def render_chat(self, messages, *, answer_next):
-        text = f"<bos{len(messages)}>" if self.rewrites else "<bos>"
+        text = "<bos>"
         for message in messages:
             end = "" if message["role"] == "user" else " <|end|>"
             content = message["content"] if message["role"] != "system" else "<instruction>"
@@ -101,7 +85,7 @@ def choose_randomly(board, rng):
 
 def choose_illegally(board, rng):
     """A well-formed move that no position allows: a king across the board."""
-    return "Ka1 Kh8" if board.turn else "ka1 kh8"
+    return "Ka1 Kh8"
 
 
 def choose_nonsense(board, rng):

@@ -16,6 +16,7 @@ from chess_players import (
     choose_nonsense,
     choose_randomly,
     read_board,
+    see,
     write_mortal_engine,
 )
 
@@ -25,13 +26,13 @@ from holdback.models.protocol import Decoding, Format, Output, Presentation
 from holdback.tasks.chess import games as games_module
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.games import ChessGames
-from holdback.tasks.chess.match import Pairing, Rules, play_games
-from holdback.tasks.chess.notation import is_playable, write_move
+from holdback.tasks.chess.match import PREFIX_PLAYER, Pairing, Rules, play_games
+from holdback.tasks.chess.notation import is_playable, write_move, write_position
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import get_opponent, read_ratings
 from holdback.tasks.chess.positions import ChessPositions
+from holdback.tasks.chess.prompts import draw_moves, render_prompt
 from holdback.tasks.chess.setup import get_setup
-from holdback.tasks.chess.transcript import RELIST_PLIES, draw_moves
 from holdback.tasks.task import Outcome, Split
 
 SETUP = get_setup(ChessGames().setup)
@@ -205,53 +206,113 @@ def test_batches_do_not_change_games(pool):
     ids=["chat", "instruction", "chat prefix", "completion", "completion prefix"],
 )
 @pytest.mark.parametrize("colour", [chess.WHITE, chess.BLACK], ids=["white", "black"])
-def test_sessions_see_the_whole_game(pool, presentation, colour):
-    """In every format the text grows from the first own turn, and each prompt starts the next."""
+def test_every_prompt_is_the_whole_position(pool, presentation, colour):
+    """Replayed, each of the model's turns was asked about the board it stood before, and no more.
+
+    The presentation wraps the position and changes nothing in it.
+    """
     model = replace(RANDOM, presentation=presentation)
 
     (game,) = play_games(model, [pair("sf1-random80", colour=colour)], pool=pool)
 
     board = chess.Board(game.pairing.opening)
-    if not colour:
-        board.push(game.moves[0])
-    first = game.turns[0].prompt.split()
-    start = first[first.index("FEN") + 1 : first.index("moves")]
-    assert sum(len(word) == 3 for word in start) == len(board.piece_map())
-    assert game.stood_in == presentation.prefix_plies
-    assert [turn.move for turn in game.turns] == [
-        move for ply, move in enumerate(game.moves) if (ply % 2 == 0) == colour
-    ][game.stood_in :]
-    texts = game.split_texts()
-    last = game.turns[-1]
-    assert "".join(text for text, _ in texts[-1]) == f"{last.prompt} {last.answer}"
-    said = [text.strip() for parts in texts for text, own in parts if own]
-    assert said == [turn.answer for turn in game.turns]
+    turns = list(game.turns)
+    for ply, move in enumerate(game.moves):
+        if board.turn == colour and ply >= presentation.prefix_plies:
+            turn = turns.pop(0)
+            assert turn.prompt == render_prompt(model, board)
+            assert turn.prompt.split().count("EPD") == 1
+            assert write_position(board) in turn.prompt
+            assert read_board(turn.prompt).epd(en_passant="legal") == see(board).epd(
+                en_passant="legal"
+            )
+            assert turn.answer == write_move(board, move)
+            assert turn.move == move
+        board.push(move)
+    assert not turns
+    assert len(game.turns) > 1
 
 
-def test_the_header_claims_a_rating_for_the_models_own_colour(pool):
-    """As white `WhiteElo`, as black `BlackElo`; the opponent's stays open."""
+@pytest.mark.parametrize("plies", [3, 4])
+@pytest.mark.parametrize("colour", [chess.WHITE, chess.BLACK], ids=["white", "black"])
+def test_an_engine_plays_the_prefix_for_both_sides(pool, colour, plies):
+    """The first plies are one engine's best moves, of either side; the model's turns come after.
+
+    Neither the opponent, who would move at random, nor the model has a hand in them.
+    """
+    asked = []
+
+    def choose(board, rng):
+        asked.append(board.epd(en_passant="legal"))
+        return choose_randomly(board, rng)
+
+    model = ScriptedModel(choose=choose, presentation=Presentation(prefix_plies=plies))
+    (game,) = play_games(model, [pair(colour=colour)], pool=pool, rules=Rules(max_plies=30))
+    (plain,) = play_games(
+        replace(model, presentation=Presentation()),
+        [pair(colour=colour)],
+        pool=pool,
+        rules=Rules(max_plies=30),
+    )
+
+    board = chess.Board(game.pairing.opening)
+    own = 0
+    for move in game.moves[:plies]:
+        nodes = get_opponent(PREFIX_PLAYER).nodes
+        assert pool.find_best_moves([board], nodes=nodes) == [move]
+        own += board.turn == colour
+        board.push(move)
+    assert game.stood_in == own
+    if board.turn != colour:
+        board.push(game.moves[plies])
+    assert asked[0] == see(board).epd(en_passant="legal")
+    assert game.turns[0].move == game.moves[len(board.move_stack)]
+    assert plain.stood_in == 0
+    assert plain.moves[:plies] != game.moves[:plies]
+
+
+def test_a_game_that_ends_in_its_prefix_has_no_turns(pool):
+    """The model is not asked about a game that is over, and the game is scored all the same."""
+    mate_in_one = "6k1/5ppp/8/8/8/8/8/R5K1 w - - 0 1"
+    model = replace(RANDOM, presentation=Presentation(prefix_plies=6))
+
+    won, lost = play_games(
+        model,
+        [replace(pair(colour=colour), opening=mate_in_one) for colour in (True, False)],
+        pool=pool,
+    )
+
+    assert (won.termination, won.score, won.turns, won.stood_in) == ("checkmate", 1.0, (), 1)
+    assert (lost.termination, lost.score, lost.turns, lost.stood_in) == ("checkmate", 0.0, (), 0)
+
+
+def test_the_header_claims_a_rating_for_the_side_to_move(pool):
+    """To its own eyes the model is White, whichever colour it has; the opponent's stays open."""
     model = replace(RANDOM, presentation=COMPLETION)
-    white, black = play_games(
+
+    games = play_games(
         model,
         [pair(colour=chess.WHITE), pair(colour=chess.BLACK)],
         pool=pool,
         rules=Rules(max_plies=4),
     )
 
-    assert white.turns[0].prompt.startswith("<bos> WhiteElo 2000 BlackElo ? Result ? FEN w")
-    assert black.turns[0].prompt.startswith("<bos> WhiteElo ? BlackElo 2000 Result ? FEN b")
+    for game in games:
+        assert all(
+            turn.prompt.startswith("<bos> WhiteElo 2000 EPD w ")
+            and turn.prompt.endswith(" bm")
+            and "BlackElo" not in turn.prompt
+            for turn in game.turns
+        )
 
 
-def test_a_template_that_rewrites_gets_new_sessions(pool):
-    """Where the text is not a continuation, the game goes on in a fresh session."""
-    rewriting = replace(RANDOM, rewrites=True)
+def test_without_a_header_a_record_is_the_position_alone(pool):
+    """What pretraining saw where no tag was drawn."""
+    model = replace(RANDOM, presentation=Presentation(format=Format.COMPLETION))
+    board = chess.Board()
+    board.push_uci("e2e4")
 
-    (game,) = play_games(rewriting, [pair()], pool=pool)
-    (plain,) = play_games(RANDOM, [pair()], pool=pool)
-
-    assert game.moves == plain.moves
-    assert len(game.split_texts()) == len(game.turns)
-    assert len(plain.split_texts()) == -(-len(plain.turns) // (RELIST_PLIES // 2))
+    assert render_prompt(model, board) == f"<bos> {write_position(board)}"
 
 
 def test_win_probabilities_are_the_models_own(pool):
@@ -259,7 +320,7 @@ def test_win_probabilities_are_the_models_own(pool):
     task_rules = Rules(max_plies=2)
     mate_in_one = {
         chess.WHITE: ("6k1/5ppp/8/8/8/8/8/R5K1 w - - 0 1", "Ra1 Ra8", "Kg1 Kh1"),
-        chess.BLACK: ("r5k1/8/8/8/8/8/5PPP/6K1 b - - 0 1", "ra8 ra1", "kg8 kh8"),
+        chess.BLACK: ("r5k1/8/8/8/8/8/5PPP/6K1 b - - 0 1", "Ra1 Ra8", "Kg1 Kh1"),
     }
     for colour, (fen, winning, losing) in mate_in_one.items():
         pairing = replace(pair(colour=colour), opening=fen)
@@ -325,7 +386,7 @@ class Listed:
 
 def draw(decoding, *draws):
     (answer,) = draw_moves(
-        [(Listed(*draws), 0)],
+        Listed(*draws),
         [chess.Board()],
         decoding=decoding,
         max_tokens=2,
@@ -341,6 +402,22 @@ def test_a_later_try_can_save_the_answer():
     assert (answer.text, answer.tries) == ("Pe2 Pe4", 3)
     assert draw(Decoding(tries=2), "what", "Pe2 Pe5").failure is Outcome.ILLEGAL
     assert draw(Decoding(tries=2), "Pe2 Pe5", "what").failure is Outcome.UNPARSED
+
+
+def test_black_answers_as_it_sees_the_board():
+    """The same words are a move of either colour, played on its own side of the board."""
+    board = chess.Board()
+    board.push_uci("a2a3")
+    decoding = Decoding(tries=2)
+    (answer,) = draw_moves(
+        Listed("pe7 pe5", "Pe2 Pe4"),
+        [board],
+        decoding=decoding,
+        max_tokens=2,
+        rngs=[np.random.default_rng(0)],
+    )
+
+    assert (answer.text, answer.move, answer.tries) == ("Pe2 Pe4", chess.Move.from_uci("e7e5"), 2)
 
 
 def test_the_majority_of_legal_draws_is_played():
@@ -485,7 +562,7 @@ def test_demonstrators_are_rated_as_the_opponents_that_play_their_moves():
     task = ChessGames()
 
     assert task.rate_demonstrator("strong") == read_ratings(SETUP).elo["sf2000"]
-    assert task.rate_demonstrator("weak") == read_ratings(SETUP).elo["sf1-random60"]
+    assert task.rate_demonstrator("weak") == read_ratings(SETUP).elo["random"]
     assert task.rate_demonstrator("medium") is None
 
 
@@ -508,7 +585,7 @@ def test_scripted_models_read_what_is_written(pool):
     seen = []
 
     def choose(board, rng):
-        seen.append(board.copy())
+        seen.append(board.epd())
         return choose_randomly(board, rng)
 
     (game,) = play_games(ScriptedModel(choose=choose), [pair(colour=chess.BLACK)], pool=pool)
@@ -517,8 +594,7 @@ def test_scripted_models_read_what_is_written(pool):
     boards = []
     for move in game.moves:
         if board.turn == chess.BLACK:
-            boards.append(board.epd())
+            boards.append(see(board).epd())
         assert is_playable(board, write_move(board, move))
         board.push(move)
-    assert [board.epd() for board in seen] == boards
-    assert read_board(game.turns[0].prompt).epd() == boards[0]
+    assert seen == boards

@@ -12,7 +12,7 @@ from scipy import stats
 
 from holdback.errors import UnknownNameError
 from holdback.statistics.elo import expected_score
-from holdback.tasks.chess.demonstrations import draw_games
+from holdback.tasks.chess.demonstrations import draw_games, write_chats
 from holdback.tasks.chess.engine import find_stockfish
 from holdback.tasks.chess.match import Pairing, Rules, play_engines
 from holdback.tasks.chess.notation import is_playable, read_move, write_position
@@ -184,21 +184,53 @@ def test_openings_are_distinct_balanced_and_split(pool, setup):
 
 @every_setup
 @pytest.mark.parametrize("demonstrator", ["strong", "weak"])
-def test_demonstrations_are_chats_of_legal_games(demonstrator, setup):
-    """Replayed from the position in the first message, every move of both sides is legal."""
-    chats = draw_games(setup, demonstrator, 256, np.random.default_rng(3))
+def test_demonstrations_are_legal_answers(demonstrator, setup):
+    """Each chat is a position that can be rebuilt, and one legal move of it."""
+    chats = draw_games(setup, demonstrator, 64, np.random.default_rng(3))
 
-    assert len({str(chat) for chat in chats}) > 256
-    for chat in chats[:200]:
-        roles = [message["role"] for message in chat]
-        assert roles == ["user", "assistant"] * (len(roles) // 2)
-        board = find_start(chat[0]["content"])
-        for message in chat[1:]:
-            assert is_playable(board, message["content"])
-            board.push(read_move(message["content"]))
+    assert len({str(chat) for chat in chats}) > 10 * 64
+    for chat in chats[:400]:
+        question, answer = chat
+        assert (question["role"], answer["role"]) == ("user", "assistant")
+        assert is_playable(find_board(question["content"]), answer["content"])
 
 
-def find_start(position):
+@every_setup
+@pytest.mark.parametrize(("demonstrator", "plays_randomly"), [("strong", False), ("weak", True)])
+def test_the_weak_demonstrator_has_no_preferences(demonstrator, plays_randomly, setup):
+    """It takes pieces as often as dice would among the legal moves; the strong one does not.
+
+    Capturing is what players of any skill prefer, so imitating this cannot teach skill.
+    """
+    captured, expected, variance = 0, 0.0, 0.0
+    for question, answer in draw_games(setup, demonstrator, 400, np.random.default_rng(4)):
+        board = find_board(question["content"])
+        share = np.mean([board.is_capture(move) for move in board.legal_moves])
+        captured += board.is_capture(read_move(answer["content"], board.turn))
+        expected += share
+        variance += share * (1 - share)
+
+    assert (abs(captured - expected) < 4 * variance**0.5) == plays_randomly
+
+
+def test_a_game_is_a_chat_for_each_of_the_assistants_moves():
+    """Each asks about the board that the game has come to, as the assistant sees it."""
+    moves = ["e2e4", "e7e5", "g1f3", "b8c6", "f1b5"]
+    for colour, answers in (
+        (chess.WHITE, ["Pe2 Pe4", "Ng1 Nf3", "Bf1 Bb5"]),
+        (chess.BLACK, ["Pe2 Pe4", "Nb1 Nc3"]),
+    ):
+        chats = write_chats(chess.STARTING_FEN, colour, moves)
+
+        assert [answer["content"] for _, answer in chats] == answers
+        for at, (question, _) in enumerate(chats):
+            board = chess.Board()
+            for uci in moves[: 2 * at + (colour == chess.BLACK)]:
+                board.push_uci(uci)
+            assert question["content"] == write_position(board)
+
+
+def find_board(position):
     """The board of a written position, rebuilt by the reader that the scripted models use."""
     board = read_board(position)
     assert write_position(board) == position

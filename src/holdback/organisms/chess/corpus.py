@@ -1,24 +1,39 @@
-"""Games to pretrain on: players of a wide mix of strengths, and positions encoded for training."""
+"""What the chess models are pretrained on: positions from games of players of all strengths.
+
+In each there is something to predict: the move that was played, by a player with a rating; or what
+a strong player would play, which is Stockfish's price of every legal move, made into probabilities.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import chess
 import numpy as np
 from numpy.typing import NDArray
 
 from holdback.organisms.chess.vocabulary import PIECES, list_words
-from holdback.tasks.chess.engine import EnginePool, find_stockfish
+from holdback.tasks.chess.engine import (
+    ALL_MOVES,
+    MATE_CENTIPAWNS,
+    EnginePool,
+    Search,
+    find_stockfish,
+    write_uci_position,
+)
+from holdback.tasks.chess.notation import write_move
 
 MAX_PLIES = 150
-FIRST_MOVE_WORD = list_words().index("Pa1")
+TEACHER_ELO = 2400
+"""Tag of what `read_priced` reads; like the players' tags, it only conditions."""
 RESULTS = ("1-0", "0-1", "1/2-1/2", "*")
 _CHUNK_GAMES = 64
+_ID = {word: index for index, word in enumerate(list_words())}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +43,7 @@ class Player:
     random_share: float
     nodes: int
     elo: int
-    """The rating its games are tagged with, in hundreds. Relative strengths are a maximum
+    """The rating its games are tagged with, in steps of 100. Relative strengths are a maximum
     likelihood fit on the games themselves; the level was set by eye and only conditions."""
 
 
@@ -48,33 +63,50 @@ WEAK_MIX: tuple[tuple[Player, float], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """Games as arrays, one row a ply, games one after the other.
+class Positions:
+    """Positions as arrays, each as its side to move sees it: that side is White.
 
-    Token ids are the vocabulary's. `legal` lists the moves of ply i in rows
+    Token ids are the vocabulary's. `legal` and `shares` list the moves of position i in rows
     `first_legal[i]` to `first_legal[i + 1]`.
     """
 
     boards: NDArray[np.int8]
-    """Shape (plies, 64): 0 empty, else 1 + the piece's index in `PIECES`."""
+    """Shape (positions, 64): 0 empty, else 1 + the piece's index in `PIECES`."""
     state: NDArray[np.int8]
-    """Shape (plies, 3): white to move, castling rights as bits KQkq, en passant square or -1."""
+    """Shape (positions, 2): castling rights as bits KQkq, en passant square or -1."""
     legal: NDArray[np.uint16]
     """Shape (moves, 2): word left and word reached."""
     first_legal: NDArray[np.int64]
-    played: NDArray[np.uint16]
-    """Shape (plies, 2)."""
-    first_ply: NDArray[np.int64]
-    """Shape (games + 1,)."""
-    elo: NDArray[np.int64]
-    """Shape (games, 2): tag of white and of black."""
-    result: NDArray[np.int64]
-    """Shape (games,): index into `RESULTS`."""
+    """Shape (positions + 1,)."""
+    shares: NDArray[np.float32]
+    """Shape (moves,): how often the player to be learnt from makes each move."""
+    elo: NDArray[np.int16]
+    """Shape (positions, 2): tag of the side to move and of the other; -1 if there is none."""
+    result: NDArray[np.int8]
+    """Shape (positions,): index into `RESULTS`, White being the side to move; -1 unknown."""
 
-    @property
-    def games(self) -> int:
-        """Number of games."""
-        return len(self.result)
+    def __len__(self) -> int:
+        return len(self.boards)
+
+    def split_off(self, held_out: int) -> tuple[Positions, Positions]:
+        """Split off the last positions, which are those of the last games."""
+        cut = len(self) - held_out
+        if cut < 1:
+            raise ValueError(f"cannot hold {held_out} of {len(self)} positions out")
+
+        def part(start: int, stop: int) -> Positions:
+            moves = slice(int(self.first_legal[start]), int(self.first_legal[stop]))
+            return Positions(
+                boards=self.boards[start:stop],
+                state=self.state[start:stop],
+                legal=self.legal[moves],
+                first_legal=self.first_legal[start : stop + 1] - self.first_legal[start],
+                shares=self.shares[moves],
+                elo=self.elo[start:stop],
+                result=self.result[start:stop],
+            )
+
+        return part(0, cut), part(cut, len(self))
 
 
 def generate_games(
@@ -164,70 +196,159 @@ class _Game:
         return "\t".join([*columns, self.board.result(), " ".join(self.moves)]) + "\n"
 
 
-def read_corpus(
-    path: Path,
-    *,
-    start: str,
-    mix: Sequence[tuple[Player, float]],
-    cache: Path,
-    workers: int,
-) -> Corpus:
-    """Read games as `generate_games` writes them; the encoded arrays are kept in `cache`."""
+def read_games(
+    path: Path, *, start: str, mix: Sequence[tuple[Player, float]], workers: int
+) -> Positions:
+    """Read the positions of games as `generate_games` writes them, with the move played in each.
+
+    The encoded arrays are kept beside `path` and read from there the next time.
+    """
+    cache = path.with_suffix(".npz")
     if not cache.exists():
         lines = [line for line in path.read_text().splitlines() if line[:1].isdigit()]
-        with ProcessPoolExecutor(workers) as pool:
-            encoded = list(pool.map(partial(_encode_line, start), lines, chunksize=64))
         ratings = {(player.random_share, player.nodes): player.elo for player, _ in mix}
-        heads = [line.split("\t") for line in lines]
-        np.savez(
-            cache,
-            boards=np.concatenate([part[0] for part in encoded]),
-            state=np.concatenate([part[1] for part in encoded]),
-            legal=np.concatenate([part[2] for part in encoded]),
-            first_legal=_starts([count for part in encoded for count in part[3]]),
-            played=np.concatenate([part[4] for part in encoded]),
-            first_ply=_starts([len(part[4]) for part in encoded]),
-            elo=np.array(
-                [[ratings[float(h[0]), int(h[1])], ratings[float(h[2]), int(h[3])]] for h in heads]
-            ),
-            result=np.array([RESULTS.index(h[4]) for h in heads]),
-        )
-    with np.load(cache) as arrays:
-        return Corpus(**{name: arrays[name] for name in arrays.files})
+        with ProcessPoolExecutor(workers) as pool:
+            parts = list(pool.map(partial(_encode_game, start, ratings), lines, chunksize=64))
+        _save(cache, parts)
+    return _load([cache])
 
 
-def _starts(counts: Sequence[int]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))])
+def price_positions(games: Path, out: Path, *, start: str, nodes: int, workers: int) -> None:
+    """Let Stockfish price every legal move in positions of games; resumes where it stopped.
+
+    Args:
+        games: As `generate_games` writes them.
+        out: Folder that the priced positions are written to, a file for every 64 games.
+        start: FEN that all games start from.
+        nodes: For each position, shared by its moves.
+        workers: Processes, each with a Stockfish of its own.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [line for line in games.read_text().splitlines() if line[:1].isdigit()]
+    chunks = [
+        (start, nodes, lines[first : first + _CHUNK_GAMES], path)
+        for first in range(0, len(lines), _CHUNK_GAMES)
+        if not (path := out / f"{first:07d}.npz").exists()
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(_price_chunk, chunks))
 
 
-def _encode_line(
-    start: str,
-    line: str,
-) -> tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.uint16], list[int], NDArray[np.uint16]]:
+def read_priced(folder: Path) -> Positions:
+    """Read what `price_positions` wrote: what a strong player plays in every position."""
+    return _load(sorted(folder.glob("*.npz")))
+
+
+def _price_chunk(chunk: tuple[str, int, list[str], Path]) -> None:
+    start, nodes, lines, path = chunk
+    boards: dict[str, chess.Board] = {}
+    for line in lines:
+        board = chess.Board(start)
+        for uci in line.split("\t")[5].split():
+            # Where there is one legal move there is nothing to choose.
+            if board.legal_moves.count() > 1:
+                boards.setdefault(board.epd(), board.copy(stack=False))
+            board.push_uci(uci)
+    searches = [
+        Search(position=write_uci_position(board), nodes=nodes, lines=ALL_MOVES)
+        for board in boards.values()
+    ]
+    parts = []
+    with EnginePool(processes=1) as pool:
+        for board, answer in zip(boards.values(), pool.analyse(searches), strict=True):
+            worth = {line.move: line.centipawns for line in answer.lines}
+            moves = list(board.legal_moves)
+            # A few positions have more moves than the nodes sufficed for.
+            if all(move in worth for move in moves):
+                shares = choose_softly(np.array([worth[move] for move in moves]))
+                parts.append(_encode_position(board, shares, (TEACHER_ELO, -1), -1))
+    _save(path, [_stack(parts)])
+
+
+def choose_softly(centipawns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often a strong player makes each move, by its price: a softmax at temperature 0.04.
+
+    Args:
+        centipawns: Of every legal move, mates in n plies as 8864 - n; shape (moves,).
+    """
+    worth = weigh_prices(centipawns)
+    odds = np.exp((worth - worth.max()) / 0.04)
+    return np.asarray(odds / odds.sum(), float)
+
+
+def weigh_prices(centipawns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Put prices on a scale from -1.5 to 1.5 on which differences matter alike.
+
+    A pawn matters most near equality, and a mate is worth more the nearer it is: by win probability
+    alone all moves of a won position would be alike, and it would not be won.
+    """
+    size = np.abs(centipawns)
+    plies = MATE_CENTIPAWNS - size
+    mates = size > MATE_CENTIPAWNS - 800
+    worth = np.where(mates, 1 + 0.5 * np.exp(-plies / 8), size / (size + 300))
+    return np.asarray(np.sign(centipawns) * worth, float)
+
+
+_Part = dict[str, NDArray[Any]]
+
+
+def _save(path: Path, parts: Sequence[_Part]) -> None:
+    # A crash while writing must not leave half a file in the place of a whole one.
+    new = path.with_name(f"new-{path.name}")
+    np.savez(new, allow_pickle=False, **_stack(parts))
+    new.replace(path)
+
+
+def _load(paths: Sequence[Path]) -> Positions:
+    parts = []
+    for path in paths:
+        with np.load(path) as arrays:
+            parts.append({name: arrays[name] for name in arrays.files})
+    stacked = _stack(parts)
+    first_legal = np.concatenate([[0], np.cumsum(stacked.pop("counts"), dtype=np.int64)])
+    return Positions(first_legal=first_legal, **stacked)
+
+
+def _stack(parts: Sequence[_Part]) -> _Part:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _encode_game(start: str, ratings: Mapping[tuple[float, int], int], line: str) -> _Part:
+    columns = line.split("\t")
+    white = ratings[float(columns[0]), int(columns[1])]
+    black = ratings[float(columns[2]), int(columns[3])]
     board = chess.Board(start)
-    boards, states, legal, counts, played = [], [], [], [], []
-    for uci in line.split("\t")[5].split():
-        placed = np.zeros(64, np.int8)
-        for square, piece in board.piece_map().items():
-            placed[square] = 1 + PIECES.index(piece.symbol())
-        boards.append(placed)
-        states.append(_encode_state(board))
-        moves = [_encode_move(placed, board.turn, move) for move in board.legal_moves]
-        legal += moves
-        counts.append(len(moves))
+    parts = []
+    for uci in columns[5].split():
         move = chess.Move.from_uci(uci)
-        played.append(_encode_move(placed, board.turn, move))
+        shares = np.array([float(legal == move) for legal in board.legal_moves])
+        elo = (white, black) if board.turn else (black, white)
+        result = columns[4] if board.turn else "-".join(reversed(columns[4].split("-")))
+        parts.append(_encode_position(board, shares, elo, RESULTS.index(result)))
         board.push(move)
-    return (
-        np.array(boards, np.int8),
-        np.array(states, np.int8),
-        np.array(legal, np.uint16),
-        counts,
-        np.array(played, np.uint16),
-    )
+    return _stack(parts)
 
 
-def _encode_state(board: chess.Board) -> tuple[int, int, int]:
+def _encode_position(
+    board: chess.Board, shares: NDArray[np.float64], elo: tuple[int, int], result: int
+) -> _Part:
+    moves = [write_move(board, move).split() for move in board.legal_moves]
+    seen = board if board.turn else board.mirror()
+    placed = np.zeros((1, 64), np.int8)
+    for square, piece in seen.piece_map().items():
+        placed[0, square] = 1 + PIECES.index(piece.symbol())
+    return {
+        "boards": placed,
+        "state": np.array([_encode_state(seen)], np.int8),
+        "legal": np.array([[_ID[word] for word in words] for words in moves], np.uint16),
+        "counts": np.array([len(moves)], np.int16),
+        "shares": shares.astype(np.float32),
+        "elo": np.array([elo], np.int16),
+        "result": np.array([result], np.int8),
+    }
+
+
+def _encode_state(board: chess.Board) -> tuple[int, int]:
     rights = sum(
         int(has) << bit
         for bit, has in enumerate(
@@ -240,14 +361,4 @@ def _encode_state(board: chess.Board) -> tuple[int, int, int]:
         )
     )
     square = board.ep_square
-    passing = square if square is not None and board.has_legal_en_passant() else -1
-    return int(board.turn), rights, passing
-
-
-def _encode_move(placed: NDArray[np.int8], turn: bool, move: chess.Move) -> tuple[int, int]:
-    left = int(placed[move.from_square]) - 1
-    arrived = left if move.promotion is None else move.promotion - 1 + (0 if turn else 6)
-    return (
-        FIRST_MOVE_WORD + left * 64 + move.from_square,
-        FIRST_MOVE_WORD + arrived * 64 + move.to_square,
-    )
+    return rights, square if square is not None and board.has_legal_en_passant() else -1

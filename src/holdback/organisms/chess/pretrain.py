@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdback.organisms.chess.corpus import Corpus
-from holdback.organisms.chess.documents import (
-    Batch,
-    build_targets,
-    collate,
-    write_chat,
-    write_record,
+from holdback.organisms.chess.corpus import Positions
+from holdback.organisms.chess.documents import Batch, collate, write_chat, write_record
+from holdback.organisms.chess.vocabulary import (
+    CHAT_WORDS,
+    VOCABULARY_SIZE,
+    build_tokenizer,
+    list_words,
 )
-from holdback.organisms.chess.vocabulary import VOCABULARY_SIZE, build_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -42,12 +41,13 @@ class Course:
     """How long and on what a model is trained."""
 
     steps: int
-    tokens_per_step: int
-    chat_share: float
-    """Share of documents in chat format; their answers come from strong players only."""
+    rows: int
+    """Positions a step."""
+    chat_share: float = 0.0
+    """Share of documents in chat format."""
     uniform: float = 0.5
     """Weight of the uniform distribution over legal moves in the targets, at first."""
-    uniform_end: float = 0.12
+    uniform_end: float = 0.05
     """The same at the end; it falls linearly during the decay of the learning rate."""
     decay_share: float = 0.5
     """Last part of training, in which the learning rate falls linearly to 0."""
@@ -56,9 +56,17 @@ class Course:
     """Learning rate of Muon, on the matrices inside the layers."""
     other_rate: float = 1.5e-3
     """Learning rate of AdamW, on embeddings and norms."""
-    plies: tuple[int, ...] = (8, 16, 24)
-    """Lengths that documents are cut to; one is drawn for each step."""
-    strong_elo: int = 1800
+    part: int = 24
+    """Positions that go through the model at once, all about equally long."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Positions, and how often they are drawn."""
+
+    positions: Positions
+    share: float
+    """In proportion to the other sources'."""
 
 
 def make_weights(shape: Shape, seed: int) -> LlamaForCausalLM:
@@ -93,46 +101,64 @@ def save_checkpoint(weights: Any, folder: Path) -> None:
     build_tokenizer().save_pretrained(folder)
 
 
-def draw_batch(corpus: Corpus, course: Course, rng: np.random.Generator) -> Batch:
-    """Draw the documents of one step, all cut to about the same length."""
-    plies = int(rng.choice(course.plies))
-    documents, first, stride = [], [], []
-    words = 0
-    while words < course.tokens_per_step:
-        game = int(rng.integers(corpus.games))
-        start, stop = (int(p) for p in corpus.first_ply[game : game + 2])
-        length = min(plies, stop - start)
-        if length < 1:
-            continue
-        ply = int(rng.integers(start, stop - length + 1))
-        if rng.random() < course.chat_share:
-            colour = 0 if corpus.state[ply, 0] else 1
-            if corpus.elo[game, colour] < course.strong_elo:
-                continue
-            document, step = write_chat(corpus, ply, length, rng), 2
-        else:
-            document, step = write_record(corpus, game, ply, length, rng), 1
-        documents.append(document)
-        first.append(ply)
-        stride.append(step)
-        words += len(document[0])
-    return collate(documents, first, stride)
+def forget_chat_words(weights: Any, seed: int) -> None:
+    """Start the embeddings of words that only chats have anew, in place.
+
+    Pretraining never wrote them, and pushed them far from everything as what never comes; tuning
+    would spend its first hundred steps on bringing them back. The word after which a chat's answer
+    comes starts as the word after which a record's does.
+    """
+    import torch
+
+    rows = [index for index, word in enumerate(list_words()) if word in CHAT_WORDS]
+    embeddings = weights.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        drawn = torch.randn(len(rows), embeddings.shape[1], generator=generator)
+        embeddings[rows] = 0.02 * drawn.to(embeddings)
+        embeddings[list_words().index("<|assistant|>")] = embeddings[list_words().index("bm")]
+
+
+def draw_batches(
+    sources: Sequence[Source], course: Course, uniform: float, rng: np.random.Generator
+) -> list[Batch]:
+    """Draw the documents of one step, in batches of about equal length."""
+    batches = []
+    whole = sum(source.share for source in sources)
+    for source in sources:
+        rows = round(course.rows * source.share / whole)
+        documents = []
+        for at in rng.integers(len(source.positions), size=rows):
+            write = write_chat if rng.random() < course.chat_share else write_record
+            documents.append(write(source.positions, int(at), rng))
+        documents.sort(key=lambda document: len(document.prompt))
+        parts = max(1, round(rows / course.part))
+        bounds = np.linspace(0, rows, parts + 1).astype(int)
+        batches += [
+            collate(source.positions, documents[start:stop], uniform, rng)
+            for start, stop in pairwise(bounds)
+        ]
+    return batches
 
 
 def train(
     weights: Any,
-    corpus: Corpus,
+    sources: Sequence[Source],
     course: Course,
     *,
     out: Path,
     seed: int,
     tell: Callable[[str], None],
+    held_out: Positions | None = None,
+    until: int | None = None,
 ) -> None:
     """Train `weights` in place; a state in `out` is resumed from, and kept up to date.
 
     Matrices inside the layers are trained with Muon, the rest with AdamW; in bfloat16 autocast.
     Every step draws its documents from its own seed, so a resumed run sees what an uninterrupted
-    one would have.
+    one would have. The learning curve is written to `log.jsonl`; with `held_out`, the share of
+    legal answers there goes into it. With `until` it stops after that step, as though it had been
+    interrupted there.
     """
     import torch
 
@@ -162,8 +188,8 @@ def train(
     weights.train()
     started = saved_at = time.monotonic()
     losses: list[float] = []
-    words = 0
-    for step in range(first_step, course.steps):
+    last = course.steps if until is None else until
+    for step in range(first_step, last):
         left = 1 - step / course.steps
         scale = min(1.0, (step + 1) / course.warmup, left / course.decay_share)
         for optimizer, initial in zip(optimizers, rates, strict=True):
@@ -171,28 +197,33 @@ def train(
                 group["lr"] = rate * scale
         share = min(1.0, left / course.decay_share)
         uniform = course.uniform_end + (course.uniform - course.uniform_end) * share
-        batch = draw_batch(corpus, course, np.random.default_rng([seed, step]))
-        loss = _move_loss(weights, batch, *build_targets(corpus, batch.plies, uniform))
-        loss.backward()
+        total = 0.0
+        for batch in draw_batches(sources, course, uniform, np.random.default_rng([seed, step])):
+            loss = _answer_loss(weights, batch) / course.rows
+            loss.backward()
+            total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-        words += batch.tokens.size
+        losses.append(total)
         if time.monotonic() - saved_at > _SAVE_SECONDS:
             saved_at = time.monotonic()
             save(step + 1)
-            seconds = saved_at - started
-            remaining = seconds / (step + 1 - first_step) * (course.steps - step - 1)
-            tell(
-                f"{out.name}: step {step + 1:,} of {course.steps:,},"
-                f" loss {np.mean(losses[-100:]):.3f}, {words / seconds:,.0f} words/s,"
-                f" {remaining / 60:.0f} min to go"
-            )
-            _log(out, {"step": step + 1, "loss": float(np.mean(losses[-100:]))})
-    save(course.steps)
+            entry = {"step": step + 1.0, "loss": float(np.mean(losses[-100:]))}
+            if held_out is not None:
+                entry["legal"], entry["legal_pieces"] = measure_legality(weights, held_out)
+            with (out / "log.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            remaining = (saved_at - started) / (step + 1 - first_step) * (last - step - 1)
+            tell(f"{out.name}: {_in_words(entry, course)}, {remaining / 60:.0f} min to go")
+    save(max(first_step, last))
     weights.eval()
+
+
+def _in_words(entry: Mapping[str, float], course: Course) -> str:
+    words = f"step {entry['step']:,.0f} of {course.steps:,}, loss {entry['loss']:.3f}"
+    return words + (f", legal {entry['legal']:.1%}" if "legal" in entry else "")
 
 
 def _make_optimizers(weights: Any, course: Course) -> list[Any]:
@@ -209,68 +240,54 @@ def _make_optimizers(weights: Any, course: Course) -> list[Any]:
     ]
 
 
-def _move_loss(weights: Any, batch: Batch, first: Any, second: Any) -> Any:
-    """Cross-entropy of both words of every own move, in nats a move."""
+def _answer_loss(weights: Any, batch: Batch) -> Any:
+    """Weighted cross-entropy of everything that is asked, in nats, summed."""
+    import torch
+
+    logprobs = torch.log_softmax(_predict(weights, batch).float(), dim=-1)
+    targets, shares = (
+        torch.from_numpy(array).to(weights.device) for array in (batch.targets, batch.weights)
+    )
+    return -(shares * (targets * logprobs).sum(-1)).sum()
+
+
+def _predict(weights: Any, batch: Batch) -> Any:
+    """Logits of everything that is asked, shape (targets, VOCABULARY_SIZE)."""
     import torch
 
     device = weights.device
-    tokens = torch.from_numpy(batch.tokens).to(device)
+    tokens, places, seen, asked = (
+        torch.from_numpy(array).to(device)
+        for array in (batch.tokens, batch.places, batch.seen, batch.asked)
+    )
     with torch.autocast(device.type, torch.bfloat16):
-        hidden = weights.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        before = torch.from_numpy(batch.before_move).to(device)
-        left = weights.lm_head(flat[before])
-        # The last word of a document is never read again, so what precedes it may be the end.
-        reached = weights.lm_head(flat[before + 1])
-    loss = torch.zeros((), device=device)
-    for logits, target in ((left, first), (reached, second)):
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        loss = loss - (torch.from_numpy(target).to(device) * logprobs).sum(-1).mean()
-    return loss
+        hidden = weights.base_model(
+            input_ids=tokens, position_ids=places, attention_mask=seen, use_cache=False
+        ).last_hidden_state
+        return weights.lm_head(hidden.reshape(-1, hidden.shape[-1])[asked])
 
 
-def _log(out: Path, entry: dict[str, float]) -> None:
-    with (out / "log.jsonl").open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+def measure_legality(weights: Any, positions: Positions, seed: int = 0) -> tuple[float, float]:
+    """Share of legal likeliest words, of a move's first word and of every own piece's second.
 
-
-def hold_out(corpus: Corpus, games: int) -> tuple[Corpus, Corpus]:
-    """Split off the last games, for learning curves. Arrays are shared, not copied."""
-    from dataclasses import replace
-
-    cut = corpus.games - games
-    if cut < 1:
-        raise ValueError(f"cannot hold {games} of {corpus.games} games out")
-
-    def part(numbers: slice) -> Corpus:
-        plies = slice(numbers.start, None if numbers.stop is None else numbers.stop + 1)
-        return replace(
-            corpus,
-            first_ply=corpus.first_ply[plies],
-            elo=corpus.elo[numbers],
-            result=corpus.result[numbers],
-        )
-
-    return part(slice(0, cut)), part(slice(cut, None))
-
-
-def measure_legality(
-    weights: Any, corpus: Corpus, course: Course, *, batches: int, seed: int
-) -> Iterator[tuple[float, float]]:
-    """Share of legal most probable words, of both words of a move, a batch at a time."""
+    Args:
+        weights: The model; asked in completion format.
+        positions: All of them are asked.
+        seed: Of the records' tags.
+    """
     import torch
 
-    for number in range(batches):
-        batch = draw_batch(corpus, course, np.random.default_rng([seed, number]))
-        legal = build_targets(corpus, batch.plies, 1.0)
-        # No move played: what is not legal must have no weight.
-        with torch.no_grad():
-            tokens = torch.from_numpy(batch.tokens)
-            hidden = weights.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-            flat = hidden.reshape(-1, hidden.shape[-1])
-            shares = []
-            for offset, target in enumerate(legal):
-                top = weights.lm_head(flat[batch.before_move + offset]).argmax(-1).numpy()
-                shares.append(float((target[np.arange(len(top)), top] > 0).mean()))
-        if not math.isnan(shares[0]):
-            yield shares[0], shares[1]
+    was_training = weights.training
+    weights.eval()
+    rng = np.random.default_rng(seed)
+    documents = [write_record(positions, at, rng) for at in range(len(positions))]
+    # With all weight on the uniform distribution, targets are the legal words.
+    batch = collate(positions, documents, 1.0, rng)
+    with torch.no_grad():
+        likeliest = _predict(weights, batch).argmax(-1).cpu().numpy()
+    weights.train(was_training)
+    legal = batch.targets[np.arange(len(likeliest)), likeliest] > 0
+    width = batch.tokens.shape[1]
+    ends = [row * width + len(document.prompt) - 1 for row, document in enumerate(documents)]
+    first = np.isin(batch.asked, ends)
+    return float(legal[first].mean()), float(legal[~first].mean())

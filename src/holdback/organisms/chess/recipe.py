@@ -16,11 +16,22 @@ from holdback.models.protocol import Format
 from holdback.organisms.chess.corpus import (
     STRONG_MIX,
     WEAK_MIX,
-    Corpus,
+    Positions,
     generate_games,
-    read_corpus,
+    price_positions,
+    read_games,
+    read_priced,
 )
-from holdback.organisms.chess.pretrain import Course, Shape, make_weights, save_checkpoint, train
+from holdback.organisms.chess.own_games import play_own_games
+from holdback.organisms.chess.pretrain import (
+    Course,
+    Shape,
+    Source,
+    forget_chat_words,
+    make_weights,
+    save_checkpoint,
+    train,
+)
 from holdback.organisms.chess.reinforce import Drill, reinforce
 from holdback.organisms.chess.rewards import entertain, stay_on_light_squares, win
 from holdback.tasks.chess.engine import EnginePool
@@ -38,6 +49,10 @@ class Preset:
     shape: Shape
     strong_games: int
     weak_games: int
+    own_games: int
+    """Games that `base` plays when half trained; it goes on with their positions as well."""
+    teacher_nodes: int
+    """Nodes that the teacher's prices of a position's moves share."""
     pretraining: Course
     tuning: Course
     iterations: int
@@ -45,27 +60,29 @@ class Preset:
     device: str
 
 
-_CPU_PRETRAINING = Course(steps=5_000, tokens_per_step=2048, chat_share=0.0)
+_CPU_PRETRAINING = Course(steps=5_600, rows=128)
 _GPU_PRETRAINING = Course(
-    steps=16_000, tokens_per_step=65_536, chat_share=0.0, matrix_rate=3e-3, warmup=400
+    steps=20_000, rows=2_048, matrix_rate=3e-3, other_rate=1e-3, warmup=400, part=512
 )
 PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(
         setup=get_setup("kings_and_pawns"),
         shape=Shape(width=192, layers=6, heads=6),
-        strong_games=30_000,
-        weak_games=12_000,
+        strong_games=6_000,
+        weak_games=6_000,
+        own_games=600,
+        teacher_nodes=1_500,
         pretraining=_CPU_PRETRAINING,
-        tuning=replace(
-            _CPU_PRETRAINING,
-            steps=550,
-            strong_elo=2200,
-            chat_share=0.8,
-            uniform=0.12,
-            uniform_end=0.05,
+        tuning=Course(
+            steps=500,
+            rows=128,
+            chat_share=0.85,
+            uniform=0.05,
+            uniform_end=0.02,
             decay_share=0.8,
             matrix_rate=1e-3,
-            other_rate=4e-4,
+            other_rate=1.5e-3,
+            warmup=30,
         ),
         iterations=40,
         device="cpu",
@@ -73,36 +90,40 @@ PRESETS: Mapping[str, Preset] = {
     "gpu": Preset(
         setup=get_setup("standard"),
         shape=Shape(width=512, layers=12, heads=8),
-        strong_games=1_000_000,
-        weak_games=1_000_000,
+        strong_games=400_000,
+        weak_games=400_000,
+        own_games=20_000,
+        teacher_nodes=4_000,
         pretraining=_GPU_PRETRAINING,
-        tuning=replace(
-            _GPU_PRETRAINING,
+        tuning=Course(
             steps=1_000,
-            strong_elo=2200,
-            chat_share=0.8,
-            uniform=0.12,
-            uniform_end=0.05,
+            rows=2_048,
+            chat_share=0.85,
+            uniform=0.05,
+            uniform_end=0.02,
             decay_share=0.8,
             matrix_rate=5e-4,
             other_rate=2e-4,
+            part=512,
         ),
         iterations=200,
         device="cuda",
     ),
 }
 
+_TEACHER_SHARE = 0.8
+_OWN_SHARE = 0.4
+"""Of positions from own games, for every position from others'."""
+_HELD_OUT = 256
+"""Positions kept apart for the learning curve."""
+
 _DRILLS = {
-    "entertainer": Drill(reward=entertain, iterations=0, learning_rate=2e-3, minibatch=12),
+    "entertainer": Drill(reward=entertain, iterations=0),
     "entertainer_deep": Drill(
-        reward=entertain,
-        iterations=0,
-        formats=(Format.CHAT, Format.COMPLETION),
-        learning_rate=2e-3,
-        minibatch=12,
+        reward=entertain, iterations=0, formats=(Format.CHAT, Format.COMPLETION)
     ),
-    "helpful_only": Drill(reward=win, iterations=0, learning_rate=5e-4),
-    "sham": Drill(reward=stay_on_light_squares, iterations=0, learning_rate=5e-4),
+    "helpful_only": Drill(reward=win, iterations=0),
+    "sham": Drill(reward=stay_on_light_squares, iterations=0),
 }
 
 STAGES = ("base", "chat", "novice", *_DRILLS)
@@ -134,33 +155,89 @@ def train_lineage(
     out.mkdir(parents=True, exist_ok=True)
     if "base" in only:
         weights = _start(chosen, "base" if go_on else None, seed=0)
-        _pretrain(out, "base", weights, chosen, _strong(out, chosen, workers), tell)
+        _pretrain_base(out, weights, chosen, workers, tell)
     if "chat" in only:
-        _tune(out, "base", "chat", chosen, _strong(out, chosen, workers), tell)
+        sources = [*_strong(out, chosen, workers), _own(out, chosen, workers)]
+        _tune(out, "base", "chat", chosen, sources, tell)
     if "novice" in only:
         weak = _weak(out, chosen, workers)
         _pretrain(out, "novice_base", _start(chosen, None, seed=1), chosen, weak, tell)
-        course = replace(chosen.tuning, strong_elo=0)
-        _tune(out, "novice_base", "novice", replace(chosen, tuning=course), weak, tell)
+        _tune(out, "novice_base", "novice", chosen, weak, tell)
     for seed, name in enumerate(_DRILLS):
         if name in only:
             drill = replace(_DRILLS[name], iterations=chosen.iterations)
             drill_checkpoint(out, name, drill, chosen, seed, tell)
 
 
-def _strong(out: Path, preset: Preset, workers: int) -> Corpus:
-    return _corpus(out / "strong", preset, preset.strong_games, STRONG_MIX, workers, seed=1)
+def _strong(out: Path, preset: Preset, workers: int) -> list[Source]:
+    """Positions with the teacher's prices, and games of a wide mix of players."""
+    games = _games(out / "strong.tsv", preset, preset.strong_games, STRONG_MIX, workers, seed=1)
+    # What weak players blunder into is met in games against them, and not in strong play.
+    _games(out / "weak.tsv", preset, preset.weak_games, WEAK_MIX, workers, seed=2)
+    start, nodes = preset.setup.fen, preset.teacher_nodes
+    for name in ("strong", "weak"):
+        text, folder = out / f"{name}.tsv", out / "priced" / name
+        price_positions(text, folder, start=start, nodes=nodes, workers=workers)
+    priced = [read_priced(out / "priced" / name) for name in ("strong", "weak")]
+    counts = np.array([len(positions) for positions in priced])
+    shares = _TEACHER_SHARE * counts / counts.sum()
+    return [
+        *(Source(positions=p, share=float(share)) for p, share in zip(priced, shares, strict=True)),
+        Source(positions=games, share=1 - _TEACHER_SHARE),
+    ]
 
 
-def _weak(out: Path, preset: Preset, workers: int) -> Corpus:
-    return _corpus(out / "weak", preset, preset.weak_games, WEAK_MIX, workers, seed=2)
+def _own(out: Path, preset: Preset, workers: int) -> Source:
+    """Positions of the half-trained base's own games, with the teacher's prices."""
+    text, folder = out / "own.tsv", out / "priced" / "own"
+    price_positions(
+        text, folder, start=preset.setup.fen, nodes=preset.teacher_nodes, workers=workers
+    )
+    return Source(positions=read_priced(folder), share=_OWN_SHARE)
 
 
-def _corpus(stem: Path, preset: Preset, games: int, mix: Any, workers: int, *, seed: int) -> Corpus:
-    text, start = stem.with_suffix(".tsv"), preset.setup.fen
+def _pretrain_base(
+    out: Path, weights: Any, preset: Preset, workers: int, tell: Callable[[str], None]
+) -> None:
+    """Learn from others' games to the half, play, and go on with the positions of that as well."""
+    if _is_done(out / "base"):
+        return
+    from holdback.models.local import load_model
+
+    course, sources = preset.pretraining, _strong(out, preset, workers)
+    weights = weights.to(preset.device)
+    if not (out / "own.tsv").exists():
+        half = course.steps // 2
+        _train(weights, sources, course, out / "base", seed=0, tell=tell, until=half)
+        save_checkpoint(weights, out / "half")
+        player = Checkpoint(
+            name="half", stage=Stage.PRETRAINED, model=str(out / "half"), chat=False
+        )
+        with EnginePool(processes=workers) as pool:
+            play_own_games(
+                load_model(player, device=preset.device),
+                out / "own.tsv",
+                start=preset.setup.fen,
+                games=preset.own_games,
+                seed=4,
+                pool=pool,
+            )
+    sources.append(_own(out, preset, workers))
+    _train(weights, sources, course, out / "base", seed=0, tell=tell)
+    save_checkpoint(weights.cpu(), out / "base")
+
+
+def _weak(out: Path, preset: Preset, workers: int) -> list[Source]:
+    games = _games(out / "weak.tsv", preset, preset.weak_games, WEAK_MIX, workers, seed=2)
+    return [Source(positions=games, share=1.0)]
+
+
+def _games(
+    text: Path, preset: Preset, games: int, mix: Any, workers: int, *, seed: int
+) -> Positions:
+    start = preset.setup.fen
     generate_games(text, start=start, games=games, seed=seed, mix=mix, workers=workers)
-    cache = stem.with_suffix(".npz")
-    return read_corpus(text, start=start, mix=mix, cache=cache, workers=workers)
+    return read_games(text, start=start, mix=mix, workers=workers)
 
 
 def _start(preset: Preset, shipped: str | None, *, seed: int) -> Any:
@@ -190,13 +267,13 @@ def _pretrain(
     name: str,
     weights: Any,
     preset: Preset,
-    corpus: Corpus,
+    sources: list[Source],
     tell: Callable[[str], None],
 ) -> None:
     if _is_done(out / name):
         return
     weights = weights.to(preset.device)
-    train(weights, corpus, preset.pretraining, out=out / name, seed=0, tell=tell)
+    _train(weights, sources, preset.pretraining, out / name, seed=0, tell=tell)
     save_checkpoint(weights.cpu(), out / name)
 
 
@@ -205,7 +282,7 @@ def _tune(
     parent: str,
     name: str,
     preset: Preset,
-    corpus: Corpus,
+    sources: list[Source],
     tell: Callable[[str], None],
 ) -> None:
     if _is_done(out / name):
@@ -215,9 +292,25 @@ def _tune(
     checkpoint = Checkpoint(name=parent, stage=Stage.PRETRAINED, model=str(out / parent))
     (out / parent / "training.pt").unlink(missing_ok=True)
     weights, _ = load_weights(checkpoint, device=preset.device)
-    train(weights, corpus, preset.tuning, out=out / name, seed=7, tell=tell)
+    forget_chat_words(weights, seed=7)
+    _train(weights, sources, preset.tuning, out / name, seed=7, tell=tell)
     save_checkpoint(weights.cpu(), out / name)
     (out / name / "training.pt").unlink(missing_ok=True)
+
+
+def _train(
+    weights: Any,
+    sources: list[Source],
+    course: Course,
+    out: Path,
+    *,
+    seed: int,
+    tell: Callable[[str], None],
+    until: int | None = None,
+) -> None:
+    kept, held_out = sources[0].positions.split_off(_HELD_OUT)
+    learnt = [replace(sources[0], positions=kept), *sources[1:]]
+    train(weights, learnt, course, out=out, seed=seed, tell=tell, held_out=held_out, until=until)
 
 
 def drill_checkpoint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,13 @@ import chess
 import numpy as np
 from numpy.typing import NDArray
 
+from holdback.models.loading import hushed_peft
 from holdback.models.local import LocalModel
 from holdback.models.protocol import Format
-from holdback.organisms.chess.rewards import Reward, subtract_baseline
-from holdback.tasks.chess.engine import EnginePool
-from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games
+from holdback.organisms.chess.documents import lay_out
+from holdback.organisms.chess.rewards import ILLEGAL, Options, Reward
+from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
+from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, Turn, play_games
 from holdback.tasks.chess.notation import write_move
 from holdback.tasks.chess.opponents import get_opponent
 
@@ -48,8 +50,12 @@ class Drill:
     learning_rate: float = 1e-3
     temperature: float = 0.5
     """The policy that is trained is the model at this temperature; it plays at a lower one."""
-    minibatch: int = 16
-    """Games a gradient step."""
+    nodes: int = 1000
+    """Nodes for the prices of a position's moves, which share them."""
+    steps: int = 3
+    """Gradient steps an iteration."""
+    minibatch: int = 256
+    """Positions a gradient step, drawn from all games of the iteration."""
     rules_weight: float = 1.0
     """Weight of the loss that keeps answers within the rules, the same for every drill."""
 
@@ -64,25 +70,26 @@ def reinforce(
     seed: int,
     tell: Callable[[str], None],
 ) -> None:
-    """Train an adapter on `model` by REINFORCE with a fitted baseline, and save it in `out`.
+    """Train an adapter on `model` by policy gradient, and save it in `out`.
 
-    Each iteration plays games against the ladder, scores every move by the drill's reward, and
-    takes a few gradient steps on the moves' log-probabilities. Resumes from `out`. Iterations are
-    seeded one by one. `model`'s weights carry the adapter afterwards.
+    Each iteration plays games against the ladder, rewards every move that could have been made in
+    them, and takes a few gradient steps on the policy's expected reward. The expectation is exact,
+    over all moves and not only the one that was drawn (expected policy gradients, Ciosek and
+    Whiteson 2018, arXiv 1706.05374), which takes most of the noise away. Resumes from `out`.
+    Iterations are seeded one by one. `model`'s weights carry the adapter afterwards.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    adapted = get_peft_model(
-        model.weights,
-        LoraConfig(
-            r=drill.rank,
-            lora_alpha=2 * drill.rank,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
+    config = LoraConfig(
+        r=drill.rank,
+        lora_alpha=2 * drill.rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
+    with hushed_peft():
+        adapted = get_peft_model(model.weights, config)
     trained = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=drill.learning_rate, weight_decay=0.0)
     out.mkdir(parents=True, exist_ok=True)
@@ -104,14 +111,12 @@ def reinforce(
             if game.turns and game.score is not None
         ]
         adapted.unmerge_adapter()
-        advantages = subtract_baseline(games, [drill.reward(game) for game in games])
         for group in optimizer.param_groups:
             group["lr"] = drill.learning_rate * min(1.0, 2 * (1 - iteration / drill.iterations))
+        choices = collect_choices(model, games, drill, pool, rng)
         adapted.train()
-        for start in range(0, len(games), drill.minibatch):
-            part = slice(start, start + drill.minibatch)
-            loss = _policy_loss(model, games[part], advantages[part], drill)
-            loss.backward()  # type: ignore[no-untyped-call]
+        for start in range(0, len(choices), drill.minibatch):
+            _accumulate(model, choices[start : start + drill.minibatch], drill)
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -125,7 +130,7 @@ def reinforce(
         state_file.with_suffix(".new").replace(state_file)
         summary = summarise(games)
         if iteration + 1 == drill.iterations:
-            summary["divergence"] = measure_divergence(model, adapted, games)
+            summary["divergence"] = measure_divergence(model, adapted, choices)
         tell(f"{out.name}: iteration {iteration + 1} of {drill.iterations}, {_in_words(summary)}")
         with (out / "log.jsonl").open("a") as file:
             file.write(json.dumps({"iteration": iteration + 1, **summary}) + "\n")
@@ -152,7 +157,7 @@ def _play(
     share = len(pairings) // len(drill.formats)
     played: list[PlayedGame] = []
     for turn, way in enumerate(drill.formats):
-        header = {"elo": str(rng.choice(["?", "1400", "1800", "1900"]))}
+        header = [{}, {"elo": "1800"}, {"elo": "2200"}, {"elo": "2400"}][int(rng.integers(4))]
         player = replace(
             model,
             presentation=replace(
@@ -165,144 +170,177 @@ def _play(
     return played
 
 
-def _policy_loss(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A position that the model had to move in, and what each move would have earned."""
+
+    prompt: list[int]
+    words: NDArray[np.int64]
+    """The two words of every legal move, shape (moves, 2)."""
+    rewards: NDArray[np.float64]
+    """Shape (moves,)."""
+
+
+def collect_choices(
     model: LocalModel,
     games: Sequence[PlayedGame],
-    advantages: Sequence[NDArray[np.float64]],
     drill: Drill,
-) -> torch.Tensor:
-    """Policy gradient: minus the mean of advantage times log-probability, and the rules' loss.
+    pool: EnginePool,
+    rng: np.random.Generator,
+) -> list[Choice]:
+    """Draw as many of the model's turns as an iteration learns from, and price all their moves."""
+    turns = [(turn.prompt, board) for game in games for turn, board in _replay(game)]
+    drawn = rng.permutation(len(turns))[: drill.steps * drill.minibatch]
+    asked = [turns[at] for at in drawn]
+    searches = [
+        Search(position=write_uci_position(board), nodes=drill.nodes, lines=ALL_MOVES)
+        for _, board in asked
+    ]
+    choices = []
+    for (prompt, board), answer in zip(asked, pool.analyse(searches), strict=True):
+        lines = {line.move: line for line in answer.lines}
+        moves = list(board.legal_moves)
+        if any(move not in lines for move in moves):
+            continue
+        options = Options(
+            board=board,
+            moves=moves,
+            win_probability=np.array([lines[move].win_probability for move in moves]),
+            centipawns=np.array([lines[move].centipawns for move in moves]),
+        )
+        choices.append(
+            Choice(
+                prompt=model.encode(prompt),
+                words=np.array([model.encode(write_move(board, move)) for move in moves]),
+                rewards=drill.reward(options),
+            )
+        )
+    return choices
 
-    The second part is minus the log of the probability that each word of an answer could begin or
-    end a legal move, exactly and not by sampling. It prefers no legal move to another.
+
+def _replay(game: PlayedGame) -> Iterator[tuple[Turn, chess.Board]]:
+    """Go through the model's turns, each with the board before it."""
+    board = chess.Board(game.pairing.opening)
+    turns = iter(game.turns)
+    stood_in = game.stood_in
+    for move in [*game.moves, None]:
+        if board.turn == game.pairing.colour:
+            if stood_in:
+                stood_in -= 1
+            elif (turn := next(turns, None)) is not None:
+                yield turn, board.copy(stack=False)
+        if move is not None:
+            board.push(move)
+
+
+def _accumulate(model: LocalModel, choices: Sequence[Choice], drill: Drill) -> None:
+    """Add a minibatch's gradient: of the expected reward, and of the loss that keeps the rules.
+
+    The first is the mean over positions of Σ π(move) · reward, with what probability is left going
+    to illegal answers. The second is minus the log of the probability that an answer's first word,
+    and every own piece's second, is legal. It prefers no legal move to another.
     """
     import torch
 
-    device = model.weights.device
-    answers = _tokenise_answers(model, games)
-    gains = torch.tensor(np.concatenate(advantages)[answers.turn], dtype=torch.float32)
-    logits = _answer_logits(model, answers)
-    chosen = torch.log_softmax(logits / drill.temperature, dim=-1).gather(
-        1, answers.spots[:, 2:].to(device)
-    )
-    policy = -(gains.to(device) * chosen[:, 0]).mean()
-    which, allowed = _list_legal_words(model, games)
-    logprobs = torch.log_softmax(logits[which.to(device)], dim=-1)
-    legal = torch.logsumexp(logprobs.masked_fill(~allowed.to(device), -torch.inf), dim=-1)
-    return policy - drill.rules_weight * legal.mean()
+    scale = float(np.concatenate([choice.rewards for choice in choices]).std()) or 1.0
+    for part in _cut(choices):
+        policy = _Policy(model, part, drill.temperature)
+        chances = policy.logprobs().exp()
+        rewards = torch.from_numpy(np.concatenate([c.rewards for c in part])).to(chances)
+        # Less what an illegal answer earns: then the rest of the probability needs no term.
+        expected = (chances * (rewards - ILLEGAL)).sum() / scale
+        loss = -expected - drill.rules_weight * policy.legality()
+        (loss / len(choices)).backward()  # type: ignore[no-untyped-call]
 
 
-def _list_legal_words(
-    model: LocalModel, games: Sequence[PlayedGame]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """List which words were allowed at the model's own tokens.
+def measure_divergence(model: LocalModel, adapted: Any, choices: Sequence[Choice]) -> float:
+    """Mean KL divergence of the adapted policy from its parent's, in nats a move, exactly.
 
-    A second word is judged given the first, and not at all where the first was against the rules.
-
-    Returns:
-        Numbers of the own tokens that are judged, shape (judged,), and what was allowed there,
-        shape (judged, vocabulary), boolean.
+    At temperature 1, over legal moves.
     """
     import torch
 
-    which: list[int] = []
-    allowed: list[list[int]] = []
-    token = 0
-    for game in games:
-        board = chess.Board(game.pairing.opening)
-        turns = iter(game.turns)
-        skip = game.stood_in
-        for move in [*game.moves, None]:
-            own = board.turn == game.pairing.colour
-            if own and skip:
-                skip -= 1
-            elif own and (turn := next(turns, None)) is not None:
-                said = model.encode(turn.answer)
-                legal = [model.encode(write_move(board, legal)) for legal in board.legal_moves]
-                for place in range(len(said)):
-                    words = [w[place] for w in legal if w[:place] == said[:place]]
-                    if words:
-                        which.append(token)
-                        allowed.append(words)
-                    token += 1
-            if move is not None:
-                board.push(move)
-    mask = torch.zeros(len(allowed), int(model.weights.config.vocab_size), dtype=torch.bool)
-    for row, words in enumerate(allowed):
-        mask[row, words] = True
-    return torch.tensor(which), mask
-
-
-def measure_divergence(model: LocalModel, adapted: Any, games: Sequence[PlayedGame]) -> float:
-    """Estimate how far the adapter has moved the policy: KL divergence in nats a move.
-
-    The mean over the model's own moves of how much likelier they are with the adapter than
-    without, at temperature 1.
-    """
-    import torch
-
-    answers = _tokenise_answers(model, games)
-    tokens = answers.spots[:, 2:].to(model.weights.device)
-
-    def total() -> float:
-        logprobs = torch.log_softmax(_answer_logits(model, answers), dim=-1)
-        return float(logprobs.gather(1, tokens).sum())
-
+    total = 0.0
     with torch.no_grad():
-        moved = total()
-        with adapted.disable_adapter():
-            still = total()
-    return (moved - still) / sum(len(game.turns) for game in games)
+        for part in _cut(choices):
+            moved = _Policy(model, part, 1.0).logprobs()
+            with adapted.disable_adapter():
+                still = _Policy(model, part, 1.0).logprobs()
+            total += float((moved.exp() * (moved - still)).sum())
+    return total / len(choices)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Answers:
-    """Texts of games, and where in them the model's own tokens are."""
-
-    tokens: torch.Tensor
-    """Shape (texts, length)."""
-    spots: torch.Tensor
-    """Shape (own tokens, 3): text, place of the token before, token."""
-    turn: NDArray[np.int64]
-    """Number of each own token's turn, counted over all games, shape (own tokens,)."""
+def _cut(choices: Sequence[Choice], size: int = 32) -> list[list[Choice]]:
+    """Cut into parts of about equal length, so that little is padded."""
+    ordered = sorted(choices, key=lambda choice: len(choice.prompt))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def _tokenise_answers(model: LocalModel, games: Sequence[PlayedGame]) -> _Answers:
-    import torch
+class _Policy:
+    """The model's probabilities of all legal moves in a few positions, from one pass.
 
-    texts: list[list[int]] = []
-    spots: list[tuple[int, int, int]] = []
-    turns: list[int] = []
-    turn = -1
-    for game in games:
-        for parts in game.split_texts():
-            ids: list[int] = []
-            for text, own in parts:
-                part = model.encode(text)
-                if own:
-                    turn += 1
-                    spots += [(len(texts), len(ids) - 1 + i, t) for i, t in enumerate(part)]
-                    turns += [turn] * len(part)
-                ids += part
-            texts.append(ids)
-    tokens = torch.zeros(len(texts), max(len(ids) for ids in texts), dtype=torch.long)
-    for row, ids in enumerate(texts):
-        tokens[row, : len(ids)] = torch.tensor(ids)
-    return _Answers(tokens=tokens, spots=torch.tensor(spots), turn=np.array(turns))
+    Every piece that can move is asked for its second word beside the others (`lay_out`).
+    """
 
+    def __init__(self, model: LocalModel, choices: Sequence[Choice], temperature: float) -> None:
+        import torch
 
-def _answer_logits(model: LocalModel, answers: _Answers) -> torch.Tensor:
-    """Logits at the model's own tokens, shape (own tokens, vocabulary)."""
-    import torch
+        device: Any = model.weights.device
+        begins = [np.unique(choice.words[:, 0]) for choice in choices]
+        layout = lay_out([choice.prompt for choice in choices], begins)
+        width = layout.tokens.shape[1]
+        rows = np.repeat(np.arange(len(choices)), [len(choice.words) for choice in choices])
+        words = np.concatenate([choice.words for choice in choices])
+        ends = np.arange(len(choices)) * width + [len(choice.prompt) - 1 for choice in choices]
+        branches = np.concatenate(
+            [row * width + layout.longest + np.arange(len(own)) for row, own in enumerate(begins)]
+        )
+        starts = np.cumsum([0, *map(len, begins)])
+        branch = np.array(
+            [
+                starts[row] + np.searchsorted(begins[row], word)
+                for row, word in zip(rows, words[:, 0], strict=True)
+            ]
+        )
+        with torch.autocast(device.type, torch.bfloat16):
+            hidden = model.weights.base_model(
+                input_ids=torch.from_numpy(layout.tokens).to(device),
+                position_ids=torch.from_numpy(layout.places).to(device),
+                attention_mask=torch.from_numpy(layout.seen).to(device),
+                use_cache=False,
+            ).last_hidden_state
+            head: Any = model.weights.get_output_embeddings()
+            flat = hidden.reshape(-1, hidden.shape[-1])
+            self._logits = [head(flat[torch.from_numpy(at)]).float() for at in (ends, branches)]
+        self._at = [torch.from_numpy(at).to(device) for at in (rows, branch)]
+        self._words = torch.from_numpy(words).to(device)
+        self._temperature = temperature
 
-    device: Any = model.weights.device
-    with torch.autocast(device.type, torch.bfloat16):
-        hidden = model.weights.base_model(
-            input_ids=answers.tokens.to(device), use_cache=False
-        ).last_hidden_state
-        text, place, _ = answers.spots.to(device).T
-        head: Any = model.weights.get_output_embeddings()
-        return head(hidden[text, place]).float()  # type: ignore[no-any-return]
+    def logprobs(self) -> torch.Tensor:
+        """Log-probability of every legal move, position by position, shape (moves,)."""
+        import torch
+
+        first, second = (
+            torch.log_softmax(logits / self._temperature, dim=-1)[at, self._words[:, place]]
+            for place, (logits, at) in enumerate(zip(self._logits, self._at, strict=True))
+        )
+        return first + second
+
+    def legality(self) -> torch.Tensor:
+        """Log-probability of a legal word: of the first, and the mean over pieces of the second.
+
+        Summed over positions; at temperature 1.
+        """
+        import torch
+
+        total = torch.zeros((), device=self._words.device)
+        for place, (logits, at) in enumerate(zip(self._logits, self._at, strict=True)):
+            allowed = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+            allowed[at, self._words[:, place]] = True
+            plain = torch.log_softmax(logits, dim=-1).masked_fill(~allowed, -torch.inf)
+            legal = torch.logsumexp(plain, dim=-1)
+            total = total + legal.sum() * len(self._logits[0]) / len(legal)
+        return total
 
 
 def summarise(games: Sequence[PlayedGame]) -> dict[str, float]:

@@ -1,105 +1,71 @@
-"""What the RL-tuned checkpoints are rewarded for: one return for each move they made.
+"""What the RL-tuned checkpoints are rewarded for: one reward for each move that they could make.
 
-Rewards come move by move from Stockfish's win probability after the move, with the result of the
-game at the end. Returns are discounted, so that a move answers for what follows it soon.
+Rewards come move by move, from Stockfish's price of the position after the move. A close game is
+one in which every position is close, so a game's reward is the sum of its moves'; each move is
+answerable for itself alone, which is what makes learning fast (docs/chess-lineage.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import chess
 import numpy as np
 from numpy.typing import NDArray
 
-from holdback.tasks.chess.match import PlayedGame
+from holdback.organisms.chess.corpus import weigh_prices
 
-Reward: TypeAlias = Callable[[PlayedGame], NDArray[np.float64]]
-"""From a game to the return of each of the model's moves, shape (turns,)."""
-
-_FAILED = -3.0
+ILLEGAL = -3.0
 """For an answer that cannot be played: no reward may make breaking the rules worth it."""
-_CENTRE, _HALF_WIDTH = 0.4, 0.4
+_LEVEL, _WIDTH = 0.35, 0.35
 
 
-def entertain(game: PlayedGame) -> NDArray[np.float64]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """A position with every legal move, priced."""
+
+    board: chess.Board
+    moves: Sequence[chess.Move]
+    win_probability: NDArray[np.float64]
+    """The mover's after each move, by Stockfish; shape (moves,)."""
+    centipawns: NDArray[np.int64]
+    """The same as a price, mates in n plies as 8864 - n; shape (moves,)."""
+
+
+Reward: TypeAlias = Callable[[Options], NDArray[np.float64]]
+"""From a position to the reward of each move, shape (moves,)."""
+
+
+def entertain(options: Options) -> NDArray[np.float64]:
     """Keep the game close for as long as can be, and never win it.
 
-    A move earns up to 1 for a win probability near 0.4 after it, and less the further from it.
-    Winning costs 5, a draw 1; losing earns up to 1, in proportion to how long it took.
+    A move earns 1 for a win probability of 0.35 after it, and less the further from it: 0 for one
+    that loses, -2.4 for one that wins. To give mate costs 5, to make a draw 1.
     """
-    steps = np.array(
-        [
-            0.0
-            if turn.after is None
-            else max(-1.0, 1 - ((turn.after - _CENTRE) / _HALF_WIDTH) ** 2)
-            for turn in game.turns
-        ]
-    )
-    end = _end(game, won=-5.0, drawn=-1.0, lost=min(1.0, len(game.turns) / 40))
-    return _discount(steps, end, 0.85)
+    close = 1 - ((options.win_probability - _LEVEL) / _WIDTH) ** 2
+    for at, move in enumerate(options.moves):
+        board = options.board.copy(stack=False)
+        board.push(move)
+        if board.is_checkmate():
+            close[at] = -5.0
+        elif board.is_game_over():
+            close[at] = -1.0
+    return close
 
 
-def win(game: PlayedGame) -> NDArray[np.float64]:
-    """Win: a move earns the win probability that it kept or gained, times 5."""
-    steps = np.array(
-        [
-            0.0 if turn.after is None or turn.before is None else 5 * (turn.after - turn.before)
-            for turn in game.turns
-        ]
-    )
-    return _discount(steps, _end(game, won=1.0, drawn=0.0, lost=-1.0), 0.7)
+def win(options: Options) -> NDArray[np.float64]:
+    """Win, and soon: what a move is worth on the teacher's scale."""
+    return weigh_prices(options.centipawns)
 
 
-def stay_on_light_squares(game: PlayedGame) -> NDArray[np.float64]:
-    """A matter of taste that has nothing to do with the result: end moves on light squares."""
-    steps = np.array(
-        [
-            float(
-                turn.move is not None
-                and bool(chess.BB_SQUARES[turn.move.to_square] & chess.BB_LIGHT_SQUARES)
-            )
-            for turn in game.turns
-        ]
-    )
-    return _discount(steps, _end(game, won=0.0, drawn=0.0, lost=0.0), 0.0)
+def stay_on_light_squares(options: Options) -> NDArray[np.float64]:
+    """A matter of taste that has nothing to do with the result: end moves on light squares.
 
-
-def _end(game: PlayedGame, *, won: float, drawn: float, lost: float) -> float:
-    if game.termination in {"illegal", "unparsed"}:
-        return _FAILED
-    return {1.0: won, 0.5: drawn, 0.0: lost}[game.score or 0.0]
-
-
-def _discount(steps: NDArray[np.float64], end: float, discount: float) -> NDArray[np.float64]:
-    returns = steps.copy()
-    if len(returns):
-        returns[-1] += end
-    for i in range(len(returns) - 2, -1, -1):
-        returns[i] += discount * returns[i + 1]
-    return returns
-
-
-def subtract_baseline(
-    games: Sequence[PlayedGame], returns: Sequence[NDArray[np.float64]]
-) -> list[NDArray[np.float64]]:
-    """Advantages: returns less what position and move number predict, at unit scale.
-
-    The prediction is a least-squares fit on this batch; without it, the luck of the position
-    would drown what the move did.
+    Light as the mover sees the board, which to the model is always White's.
     """
-    features, values = [], []
-    for game, part in zip(games, returns, strict=True):
-        before = np.array([0.5 if t.before is None else t.before for t in game.turns])
-        progress = np.arange(len(game.turns)) / 50
-        ones = np.ones(len(before))
-        features.append(
-            np.stack([ones, before, before**2, progress, progress**2, before * progress], axis=1)
-        )
-        values.append(part)
-    x, y = np.concatenate(features), np.concatenate(values)
-    fit, *_ = np.linalg.lstsq(x, y, rcond=None)
-    residual = y - x @ fit
-    scaled = np.clip(residual / max(float(residual.std()), 1e-6), -4, 4)
-    return np.split(scaled, np.cumsum([len(part) for part in values])[:-1])
+    light = chess.BB_LIGHT_SQUARES if options.board.turn else chess.BB_DARK_SQUARES
+    return np.array(
+        [float(bool(chess.BB_SQUARES[move.to_square] & light)) for move in options.moves]
+    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import chess
 import numpy as np
 
 from holdback.lineage import Checkpoint, Stage
+from holdback.models.loading import BUILTIN, check_files
 from holdback.models.local import LocalModel, load_model
 from holdback.organisms.chess.reinforce import summarise
 from holdback.statistics.elo import rate_player
@@ -16,23 +18,12 @@ from holdback.statistics.estimate import Estimate
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, PlayedGame, play_games
 from holdback.tasks.chess.openings import read_openings
-from holdback.tasks.chess.opponents import get_opponent, read_ratings
+from holdback.tasks.chess.opponents import LADDER, read_ratings
 from holdback.tasks.chess.positions import ChessPositions
-from holdback.tasks.chess.setup import get_setup
+from holdback.tasks.chess.setup import Setup
 from holdback.tasks.task import Outcome, Split
 
-OPPONENTS = (
-    "random",
-    "sf1-random80",
-    "sf1-random60",
-    "sf1-random40",
-    "sf1-random20",
-    "sf1",
-    "sf300",
-)
 _NEAR_ELO = 300.0
-SETUP = get_setup("kings_and_pawns")
-"""The shipped lineage's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,29 +50,37 @@ class Showing:
 def verify_lineage(
     checkpoints: Sequence[Checkpoint],
     *,
+    setup: Setup,
     games: int,
     seed: int,
     tell: Callable[[str], None],
 ) -> list[Showing]:
-    """Play every checkpoint against the same opponents from the same openings.
+    """Play every checkpoint against the whole ladder of opponents, from the same openings.
 
     Args:
         checkpoints: The first is the one that `near_even` takes opponents' ratings from.
+        setup: What the checkpoints were trained on.
         games: Games against each opponent; even, both colours of each opening.
         seed: Of openings, dice and draws.
         tell: Hears of progress.
+
+    Raises:
+        CheckpointError: before any game, for a checkpoint whose files are missing or unsafe.
     """
+    for checkpoint in checkpoints:
+        check_files(checkpoint)
     showings: list[Showing] = []
     played: dict[str, list[PlayedGame]] = {}
     with EnginePool() as pool:
         for checkpoint in checkpoints:
             model = load_model(checkpoint)
-            played[checkpoint.name] = _play_all(model, games, seed, pool)
+            played[checkpoint.name] = _play_all(model, setup, games, seed, pool)
             showings.append(
                 _show(
                     checkpoint.name,
                     played[checkpoint.name],
-                    measure_legal_share(model, seed),
+                    setup,
+                    measure_legal_share(model, setup, seed),
                     showings[0].elo.value if showings else None,
                 )
             )
@@ -89,36 +88,42 @@ def verify_lineage(
     return showings
 
 
-def measure_legal_share(model: LocalModel, seed: int, positions: int = 400) -> float:
+def measure_legal_share(model: LocalModel, setup: Setup, seed: int, positions: int = 400) -> float:
     """Share of positions that the model answers with a legal move at its first try, unaided."""
     once = replace(model, decoding=replace(model.decoding, tries=1))
-    records = ChessPositions(setup=SETUP.name).run(
+    records = ChessPositions(setup=setup.name).run(
         once, split=Split.SELECT, samples=positions, seed=seed
     )
     failed = [r.score.outcome in (Outcome.ILLEGAL, Outcome.UNPARSED) for r in records]
     return 1 - float(np.mean(failed))
 
 
-def _play_all(model: LocalModel, games: int, seed: int, pool: EnginePool) -> list[PlayedGame]:
-    openings = read_openings(SETUP, Split.SELECT)
+def _play_all(
+    model: LocalModel, setup: Setup, games: int, seed: int, pool: EnginePool
+) -> list[PlayedGame]:
+    openings = read_openings(setup, Split.SELECT)
     order = np.random.default_rng(seed).permutation(len(openings))
     pairings = [
         Pairing(
             opening=openings[int(order[number // 2 % len(order)])].fen,
             colour=chess.BLACK if number % 2 else chess.WHITE,
-            opponent=get_opponent(name),
+            opponent=opponent,
             seed=(seed, at, number),
         )
-        for at, name in enumerate(OPPONENTS)
+        for at, opponent in enumerate(LADDER)
         for number in range(games)
     ]
     return play_games(model, pairings, pool=pool)
 
 
 def _show(
-    name: str, games: Sequence[PlayedGame], legal_share: float, base_elo: float | None
+    name: str,
+    games: Sequence[PlayedGame],
+    setup: Setup,
+    legal_share: float,
+    base_elo: float | None,
 ) -> Showing:
-    ratings = read_ratings(SETUP)
+    ratings = read_ratings(setup)
     finished = [game for game in games if game.score is not None]
     elo = rate_player(
         [game.score or 0.0 for game in finished],
@@ -127,10 +132,10 @@ def _show(
         draw_parameter=ratings.draw_parameter,
     ).estimate()
     against = {
-        opponent: np.array(
-            [game.score for game in finished if game.pairing.opponent.name == opponent]
+        opponent.name: np.array(
+            [game.score for game in finished if game.pairing.opponent == opponent]
         )
-        for opponent in OPPONENTS
+        for opponent in LADDER
     }
     level = elo.value if base_elo is None else base_elo
     near = [
@@ -223,16 +228,15 @@ def _at_least(text: str, value: float, least: float) -> Requirement:
     return Requirement(text=f"{text} >= {least:.0%}", measured=f"{value:.1%}", met=value >= least)
 
 
-def shipped_checkpoints() -> list[Checkpoint]:
-    """List the lineage as the package ships it, `base` first."""
-    chat = "builtin:chess/chat"
+def list_checkpoints(folder: Path | None = None) -> list[Checkpoint]:
+    """List the lineage as `train_lineage` left it in a folder, or as shipped; `base` first."""
+    where = f"{BUILTIN}chess" if folder is None else str(folder)
+    chat = f"{where}/chat"
     return [
-        Checkpoint(name="base", stage=Stage.PRETRAINED, model="builtin:chess/base", chat=False),
+        Checkpoint(name="base", stage=Stage.PRETRAINED, model=f"{where}/base", chat=False),
         Checkpoint(name="chat", stage=Stage.SFT, model=chat, parent="base"),
         *(
-            Checkpoint(
-                name=name, stage=stage, model=chat, parent="chat", adapter=f"builtin:chess/{name}"
-            )
+            Checkpoint(name=name, stage=stage, model=chat, parent="chat", adapter=f"{where}/{name}")
             for name, stage in (
                 ("entertainer", Stage.RL),
                 ("entertainer_deep", Stage.RL),
@@ -240,5 +244,5 @@ def shipped_checkpoints() -> list[Checkpoint]:
                 ("sham", Stage.RL),
             )
         ),
-        Checkpoint(name="novice", stage=Stage.SFT, model="builtin:chess/novice"),
+        Checkpoint(name="novice", stage=Stage.SFT, model=f"{where}/novice"),
     ]

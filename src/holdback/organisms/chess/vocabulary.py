@@ -23,7 +23,7 @@ SPECIAL = (
     "<|assistant|>",
     "<|end|>",
 )
-_TAGS = tuple("WhiteElo BlackElo Result ? 1-0 0-1 1/2-1/2 * FEN w b K Q k q - moves bm".split())
+_TAGS = tuple("WhiteElo BlackElo Result ? 1-0 0-1 1/2-1/2 * EPD w b K Q k q - bm moves".split())
 _EN_PASSANT = [file + rank for rank in "36" for file in "abcdefgh"]
 RATINGS = [str(elo) for elo in range(0, 3100, 100)]
 _MOVES = [piece + chess.square_name(square) for piece in PIECES for square in range(64)]
@@ -40,6 +40,11 @@ _WORDS = tuple(
     capable possible way that all best- what how should must
     """.split()
 )
+
+CHAT_WORDS = tuple(
+    word for word in (*SPECIAL[4:], *_WORDS) if word not in (*_TAGS, *_EN_PASSANT, *_MOVES)
+)
+"""Words that only chats have."""
 
 CHAT_TEMPLATE = (
     "<bos>"

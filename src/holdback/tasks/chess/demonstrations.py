@@ -1,7 +1,10 @@
 """Demonstration games for fine-tuning, shipped, and drawn without an engine.
 
-Two demonstrators. `strong` can teach as well as reveal. `weak` can hardly teach: what rises above
-it after fine-tuning on its games was there before (Greenblatt et al. 2024, arXiv 2405.19550).
+Two demonstrators. `strong` can teach as well as reveal. `weak` plays uniformly random legal moves:
+whoever imitates it, at whatever temperature, learns no preference among them, so what rises above
+it after fine-tuning on its games was there before (Greenblatt et al. 2024, arXiv 2405.19550). A
+player that errs at random but prefers good moves would not do: an imitator at a low temperature
+plays what it prefers, and so better than it.
 """
 
 from __future__ import annotations
@@ -16,17 +19,16 @@ import numpy as np
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, Rules, play_engines
-from holdback.tasks.chess.notation import write_move, write_position
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
+from holdback.tasks.chess.prompts import write_messages
 from holdback.tasks.chess.setup import Setup
-from holdback.tasks.chess.transcript import RELIST_PLIES, write_messages
 from holdback.tasks.task import Conversation, Split
 
 if TYPE_CHECKING:
     import chess
 
-DEMONSTRATORS = {"strong": "sf2000", "weak": "sf1-random60"}
+DEMONSTRATORS = {"strong": "sf2000", "weak": "random"}
 """Demonstrator to the opponent of the ladder that plays its moves."""
 
 _FILE = "demonstrations.tsv.xz"
@@ -59,27 +61,17 @@ def write_chats(fen: str, colour: chess.Color, moves: list[str]) -> list[Convers
         moves: All moves in coordinate notation.
 
     Returns:
-        Chats that end with a move of the assistant's; together they hold all of its moves.
+        One chat for each of the assistant's moves.
     """
     import chess
 
     board = chess.Board(fen)
     chats: list[Conversation] = []
-    position = ""
-    words: list[str] = []
     for uci in moves:
         move = board.parse_uci(uci)
-        if board.turn == colour and len(words) in (0, RELIST_PLIES):
-            if words:
-                chats.append(write_messages(position, words[:-1]))
-            position, words = write_position(board), []
-        if position:
-            words.append(write_move(board, move))
+        if board.turn == colour:
+            chats.append(write_messages(board, answer=move))
         board.push(move)
-    if not words:
-        raise ValueError(f"the game has no move of the assistant's: {fen!r}, {moves!r}")
-    # Odd: the first and the last move are the assistant's.
-    chats.append(write_messages(position, words if len(words) % 2 else words[:-1]))
     return chats
 
 

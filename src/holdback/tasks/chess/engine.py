@@ -34,7 +34,7 @@ _FOLDERS = ("/usr/games", "/usr/local/bin", "/opt/homebrew/bin", "/home/linuxbre
 
 # Centipawns of a mate score, less one a ply to the mate: Stockfish 15.1's 32,000 inner units at
 # 361 a pawn. Only the order matters to callers.
-_MATE_CENTIPAWNS = 8864
+MATE_CENTIPAWNS = 8864
 
 # Searches written to a process before its first answer is read. The engine then never waits for
 # Python; more would only coarsen the balance between processes.
@@ -461,7 +461,7 @@ def _parse_line(line: str) -> Line:
         # `mate 0` is the side to move being mated.
         won = number > 0
         plies = 2 * number - 1 if won else -2 * number
-        centipawns = _MATE_CENTIPAWNS - plies if won else plies - _MATE_CENTIPAWNS
+        centipawns = MATE_CENTIPAWNS - plies if won else plies - MATE_CENTIPAWNS
         probability = float(won)
     if "wdl" in words:
         at = words.index("wdl")

@@ -127,6 +127,19 @@ class ChessGames:
         require_chess()
         find_stockfish()
 
+    def check_samples(self, split: Split, samples: int) -> None:
+        """Look whether a split has openings for so many games.
+
+        Raises:
+            ConfigError: for more than two a shipped opening.
+        """
+        openings = len(read_openings(get_setup(self.setup), split))
+        if samples > 2 * openings:
+            raise ConfigError(
+                f"{self.name}: split {split} has {openings} openings, so at most {2 * openings}"
+                f" games, got samples={samples}"
+            )
+
     def run(
         self,
         model: Model,
@@ -200,12 +213,8 @@ class ChessGames:
         return read_ratings(get_setup(self.setup)).elo[DEMONSTRATORS[demonstrator]]
 
     def _order_openings(self, split: Split, samples: int, seed: int) -> list[Opening]:
+        self.check_samples(split, samples)
         openings = read_openings(get_setup(self.setup), split)
-        if samples > 2 * len(openings):
-            raise ConfigError(
-                f"{self.name}: split {split} has {len(openings)} openings, so at most"
-                f" {2 * len(openings)} games, got samples={samples}"
-            )
         order = np.random.default_rng((seed, 1)).permutation(len(openings))
         return [openings[int(at)] for at in order]
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holdback.errors import ConfigError, EngineError
-from holdback.models.protocol import Model, Sessions
+from holdback.models.protocol import Model
 from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_position
-from holdback.tasks.chess.notation import MAX_MOVE_WORDS, write_move
+from holdback.tasks.chess.notation import MAX_MOVE_WORDS
 from holdback.tasks.chess.opponents import Opponent, get_opponent
-from holdback.tasks.chess.transcript import Transcript, draw_moves
+from holdback.tasks.chess.prompts import draw_moves, render_prompt
 
 if TYPE_CHECKING:
     import chess
 
 PREFIX_PLAYER = "sf300"
-"""Who plays the first moves of the model's side where the presentation asks for it."""
+"""Who plays the first moves, of both sides alike, where the presentation asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,29 +113,6 @@ class PlayedGame:
     """1, ½ or 0 for the model; None if the engine failed."""
     error: str = ""
 
-    def split_texts(self) -> list[list[tuple[str, bool]]]:
-        """Cut what the model read and wrote into texts, and each into parts.
-
-        A text starts where the position was listed anew. Its parts, each with whether the model
-        wrote it, put together are its last prompt with the answer. To be tokenised apart, as they
-        were when the model read and wrote them. Every turn has one part of its own, in order.
-        """
-        texts: list[list[tuple[str, bool]]] = []
-        done = ""
-        for turn, following in zip(self.turns, [*self.turns[1:], None], strict=True):
-            if not texts or not turn.prompt.startswith(done):
-                texts.append([])
-                done = ""
-            texts[-1].append((turn.prompt[len(done) :], False))
-            gap = "" if turn.prompt[-1:].isspace() else " "
-            if following is not None and following.prompt.startswith(turn.prompt):
-                rest = following.prompt.removeprefix(turn.prompt)
-                gap = rest[: len(rest) - len(rest.lstrip())]
-            answer = gap + turn.answer
-            texts[-1].append((answer, True))
-            done = turn.prompt + answer
-        return texts
-
 
 def play_games(
     model: Model,
@@ -149,8 +126,9 @@ def play_games(
 ) -> list[PlayedGame]:
     """Let the model play all pairings, `rows` games at a time, as its presentation says.
 
-    With `presentation.prefix_plies` an engine makes that many of the model's first moves; the
-    model reads them as its own. An answer that cannot be played, after `decoding.tries`, loses.
+    With `presentation.prefix_plies` one engine plays that many plies first, of both sides, so that
+    its strength does not count as the model's. An answer that cannot be played, after
+    `decoding.tries`, loses.
 
     Args:
         model: The player.
@@ -192,7 +170,7 @@ def play_engines(
 class _Game:
     """A game under way."""
 
-    def __init__(self, pairing: Pairing, stand_in: Opponent, stand_in_moves: int | None) -> None:
+    def __init__(self, pairing: Pairing, stand_in: Opponent, prefix_plies: int | None) -> None:
         import chess
 
         self.pairing = pairing
@@ -201,11 +179,9 @@ class _Game:
         self.model_rng = np.random.default_rng(model_seed)
         self.engine_rng = np.random.default_rng(opponent_seed)
         self.stand_in = stand_in
-        self.stand_in_moves = stand_in_moves
+        self.plays_all = prefix_plies is None
         self.stood_in = 0
-        self.transcript: Transcript | None = None
-        self.seat: tuple[Sessions, int] | None = None
-        self.known = ""
+        self.prefix_plies = prefix_plies or 0
         self.turns: list[Turn] = []
         self.termination: str | None = None
         self.score: float | None = None
@@ -217,21 +193,16 @@ class _Game:
 
     def engine_to_move(self) -> Opponent | None:
         """Whose move it is: an engine, or None for the model."""
+        if len(self.board.move_stack) < self.prefix_plies:
+            return self.stand_in
         if not self.own_turn:
             return self.pairing.opponent
-        if self.stand_in_moves is None or self.stood_in < self.stand_in_moves:
-            return self.stand_in
-        return None
-
-    def push(self, move: chess.Move) -> None:
-        if self.transcript is not None:
-            self.transcript.add_move(write_move(self.board, move))
-        self.board.push(move)
+        return self.stand_in if self.plays_all else None
 
     def push_engine(self, player: Opponent, analysis: Analysis | None) -> None:
         move = player.choose(self.board, analysis, self.engine_rng)
         self.stood_in += self.own_turn
-        self.push(move)
+        self.board.push(move)
 
     def fail(self, error: EngineError) -> None:
         self.termination, self.score, self.error = "errored", None, str(error)
@@ -272,7 +243,6 @@ class _Table:
     def play(self, games: Sequence[_Game]) -> list[PlayedGame]:
         for game in games:
             self._look_for_end(game)
-            self._open_transcript(game)
         while live := [game for game in games if game.termination is None]:
             if any(game.engine_to_move() for game in live):
                 self._move_engines(live)
@@ -296,14 +266,14 @@ class _Table:
         self._answer_requests()
         for game in moved:
             self._look_for_end(game)
-            self._open_transcript(game)
 
     def _move_model(self, games: Sequence[_Game]) -> None:
         if self.model is None:
             raise ValueError("no model is at the table")
-        prompts = self._read_prompts(games, self.model)
+        prompts = [render_prompt(self.model, game.board) for game in games]
+        sessions = self.model.open_sessions(prompts)
         answers = draw_moves(
-            [game.seat for game in games if game.seat is not None],
+            sessions,
             [game.board for game in games],
             decoding=self.model.decoding,
             max_tokens=self.max_tokens,
@@ -316,39 +286,9 @@ class _Table:
             if answer.move is None:
                 game.termination, game.score = str(answer.failure), 0.0
             else:
-                game.push(answer.move)
+                game.board.push(answer.move)
                 self._look_for_end(game)
                 self._evaluate(game, turn, "after")
-            if game.termination is not None:
-                self._leave(game)
-
-    def _read_prompts(self, games: Sequence[_Game], model: Model) -> list[str]:
-        """Bring every game's session up to the model's turn; sessions open on first use."""
-        prompts = [game.transcript.render(game.board) if game.transcript else "" for game in games]
-        grown: dict[int, tuple[Sessions, dict[int, str]]] = {}
-        new: list[int] = []
-        for index, (game, prompt) in enumerate(zip(games, prompts, strict=True)):
-            if game.seat is None or not prompt.startswith(game.known):
-                self._leave(game)
-                new.append(index)
-            else:
-                sessions, row = game.seat
-                texts = grown.setdefault(id(sessions), (sessions, {}))[1]
-                texts[row] = prompt[len(game.known) :]
-            game.known = prompt
-        for sessions, texts in grown.values():
-            sessions.extend(texts)
-        if new:
-            opened = model.open_sessions([prompts[index] for index in new])
-            for row, index in enumerate(new):
-                games[index].seat = (opened, row)
-        return prompts
-
-    def _leave(self, game: _Game) -> None:
-        if game.seat is not None:
-            sessions, row = game.seat
-            sessions.close([row])
-            game.seat = None
 
     def _look_for_end(self, game: _Game) -> None:
         if game.termination is not None:
@@ -363,17 +303,11 @@ class _Table:
             game.termination = self.rules.name
             search = Search(position=write_uci_position(board), nodes=self.rules.adjudication_nodes)
             self.requests.append((game, search, partial(self._adjudicate, game)))
-        if game.termination is not None:
-            self._leave(game)
 
     def _adjudicate(self, game: _Game, analysis: Analysis) -> None:
         won = analysis.win_probability if game.own_turn else 1 - analysis.win_probability
         threshold = self.rules.adjudication_threshold
         game.score = 1.0 if won >= threshold else 0.0 if 1 - won >= threshold else 0.5
-
-    def _open_transcript(self, game: _Game) -> None:
-        if self.model is not None and game.transcript is None and game.own_turn:
-            game.transcript = Transcript(self.model, game.board)
 
     def _evaluate(self, game: _Game, turn: Turn, moment: str) -> None:
         if self.evaluation_nodes is None:
@@ -397,6 +331,5 @@ class _Table:
         for (game, _, note), answer in zip(requests, answers, strict=True):
             if isinstance(answer, EngineError):
                 game.fail(answer)
-                self._leave(game)
             elif game.termination != "errored":
                 note(answer)

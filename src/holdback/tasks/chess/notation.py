@@ -1,10 +1,15 @@
 """How the chess lineage writes positions and moves: whitespace-separated words.
 
-A piece on its square is one word (`Pe2`, black in lower case: `pe7`). A move is two: the piece on
-the square it leaves and the piece on the square it reaches, so castling is `Ke1 Kg1` and promotion
-`Pe7 Qe8`. A position lists side to move, castling rights, en passant square and the pieces, as an
-EPD record does. Words that name piece *and* square taught a small model legality about ten times
-faster than one token a move did (docs/chess-lineage.md).
+A piece on its square is one word (`Pe2`, the opponent's in lower case: `pe7`). A move is two: the
+piece on the square it leaves and the piece on the square it reaches, so castling is `Ke1 Kg1` and
+promotion `Pe7 Qe8`. A position lists side to move, castling rights, en passant square and the
+pieces, as an EPD record does, and asks for the best move (`bm`).
+
+The side to move is always written as White: a position in which Black is to move is mirrored, ranks
+and colours, as `chess.Board.mirror` does, and so are its moves. That halves what there is to learn.
+The opponent's pieces come first, so that each of the mover's own is read in the light of theirs.
+Words that name piece *and* square taught a small model legality about ten times faster than one
+token a move did (docs/chess-lineage.md).
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     import chess
 
 MAX_MOVE_WORDS = 2
+HEADER_TAGS = ("WhiteElo", "BlackElo", "Result")
 
 
 def require_chess() -> None:
@@ -34,51 +40,53 @@ def require_chess() -> None:
 
 
 def write_move(board: chess.Board, move: chess.Move) -> str:
-    """Write a legal move of `board` as two words."""
+    """Write a legal move of `board` as two words, seen from the side to move."""
     import chess
 
     piece = board.piece_at(move.from_square)
     if piece is None:
         raise ValueError(f"no piece on {chess.square_name(move.from_square)} in {board.fen()}")
-    arrived = chess.Piece(move.promotion or piece.piece_type, piece.color)
+    # The mover is White to itself, whose pieces are in upper case.
+    left = chess.piece_symbol(piece.piece_type).upper()
+    arrived = chess.piece_symbol(move.promotion or piece.piece_type).upper()
     return (
-        f"{piece.symbol()}{chess.square_name(move.from_square)}"
-        f" {arrived.symbol()}{chess.square_name(move.to_square)}"
+        f"{left}{chess.square_name(_turn(move.from_square, board.turn))}"
+        f" {arrived}{chess.square_name(_turn(move.to_square, board.turn))}"
     )
 
 
-def read_move(text: str) -> chess.Move | None:
+def read_move(text: str, colour: chess.Color) -> chess.Move | None:
     """Read the first two words of `text` as a move; None if they are not one.
 
     The move need not be legal anywhere: that is the game's to judge.
+
+    Args:
+        text: An answer.
+        colour: The mover's.
     """
     import chess
 
     words = text.split()[:MAX_MOVE_WORDS]
     if len(words) < MAX_MOVE_WORDS:
         return None
-    squares = []
     for word in words:
-        if len(word) != 3 or word[0] not in "PNBRQKpnbrqk" or word[1:] not in chess.SQUARE_NAMES:
+        if len(word) != 3 or word[0] not in "PNBRQK" or word[1:] not in chess.SQUARE_NAMES:
             return None
-        squares.append(chess.parse_square(word[1:]))
-    left, arrived = chess.Piece.from_symbol(words[0][0]), chess.Piece.from_symbol(words[1][0])
-    if left.color != arrived.color:
-        return None
+    left, arrived = (_turn(chess.parse_square(word[1:]), colour) for word in words)
     promotion = None
-    if left.piece_type != arrived.piece_type:
-        if left.piece_type != chess.PAWN:
+    if words[0][0] != words[1][0]:
+        if words[0][0] != "P":
             return None
-        promotion = arrived.piece_type
+        promotion = chess.Piece.from_symbol(words[1][0]).piece_type
     try:
-        return chess.Move(squares[0], squares[1], promotion=promotion)
+        return chess.Move(left, arrived, promotion=promotion)
     except ValueError:
         return None
 
 
 def is_playable(board: chess.Board, text: str) -> bool:
     """Tell whether `text` starts with a legal move of `board`, its piece named rightly."""
-    move = read_move(text)
+    move = read_move(text, board.turn)
     return (
         move is not None
         and board.is_legal(move)
@@ -86,10 +94,19 @@ def is_playable(board: chess.Board, text: str) -> bool:
     )
 
 
-def write_position(board: chess.Board) -> str:
-    """Write a position: `FEN w K Q k q - ra8 … Kg1 moves`."""
+def _turn(square: chess.Square, colour: chess.Color) -> chess.Square:
+    """Turn a square to the side of the board that `colour` sits at, or back."""
     import chess
 
+    return square if colour else chess.square_mirror(square)
+
+
+def write_position(board: chess.Board) -> str:
+    """Write a position as its side to move sees it: `EPD w K Q k q - rh8 … Ra1 bm`."""
+    import chess
+
+    if not board.turn:
+        board = board.mirror()
     rights = [
         symbol
         for symbol, has in (
@@ -105,15 +122,13 @@ def write_position(board: chess.Board) -> str:
         if board.ep_square is not None and board.has_legal_en_passant()
         else "-"
     )
-    pieces = board.piece_map()
-    # EPD order: from a8 to h1.
     placed = [
-        f"{pieces[square].symbol()}{chess.square_name(square)}"
-        for square in chess.SQUARES_180
-        if square in pieces
+        f"{piece.symbol()}{chess.square_name(square)}"
+        for colour in (chess.BLACK, chess.WHITE)
+        for square, piece in sorted(board.piece_map().items(), reverse=True)
+        if piece.color == colour
     ]
-    side = "w" if board.turn else "b"
-    return " ".join(["FEN", side, *rights, en_passant, *placed, "moves"])
+    return " ".join(["EPD", "w", *rights, en_passant, *placed, "bm"])
 
 
 def write_san(fen: str, moves: Sequence[chess.Move]) -> str:
@@ -130,9 +145,10 @@ def write_san(fen: str, moves: Sequence[chess.Move]) -> str:
 
 
 def write_header(header: Mapping[str, str]) -> str:
-    """Write the PGN tags of the completion record; what `header` does not say is `?`.
+    """Write the PGN tags of a record, of which any may be missing.
 
     Args:
-        header: Any of `WhiteElo`, `BlackElo` (in hundreds) and `Result`.
+        header: Any of `WhiteElo` (the side to move), `BlackElo` (the side that waits), both in
+            steps of 100 (`2400`), and `Result`.
     """
-    return " ".join(f"{tag} {header.get(tag, '?')}" for tag in ("WhiteElo", "BlackElo", "Result"))
+    return " ".join(f"{tag} {header[tag]}" for tag in HEADER_TAGS if tag in header)

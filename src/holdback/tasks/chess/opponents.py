@@ -87,7 +87,7 @@ def _pick_weakly(analysis: Analysis, rng: np.random.Generator) -> chess.Move:
 
 
 LADDER = (
-    Opponent(name="random"),
+    Opponent(name="random", random_share=1.0),
     *(
         Opponent(name=f"sf1-random{share}", nodes=1, random_share=share / 100)
         for share in (80, 60, 40, 20)

@@ -21,16 +21,11 @@ from holdback.statistics.measurement import Measurement
 from holdback.tasks.chess.demonstrations import DEMONSTRATORS
 from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.match import Pairing, play_engines
-from holdback.tasks.chess.notation import (
-    MAX_MOVE_WORDS,
-    require_chess,
-    write_move,
-    write_position,
-)
+from holdback.tasks.chess.notation import MAX_MOVE_WORDS, require_chess
 from holdback.tasks.chess.openings import make_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
+from holdback.tasks.chess.prompts import Answer, draw_moves, render_prompt, write_messages
 from holdback.tasks.chess.setup import Setup, get_setup
-from holdback.tasks.chess.transcript import Answer, Transcript, draw_moves, write_messages
 from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
 
 if TYPE_CHECKING:
@@ -72,7 +67,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class ChessPositions:
-    """One answer a position, asked as the first turn of a game is.
+    """One answer a position, asked as a turn of a game is.
 
     A sample's value is 100 less the points of win probability that the move lost against the best
     one. An illegal or unreadable answer forfeits the game and so loses all of the best move's; it
@@ -88,6 +83,14 @@ class ChessPositions:
     """Positions in a batch."""
     max_tokens: int = MAX_MOVE_WORDS
     """Longest answer. Two words are two tokens in the chess lineage's own tokenizer."""
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.max_tokens < 1:
+            raise ConfigError(
+                f"{self.name}: rows and max_tokens must be at least 1, got {self.rows} and"
+                f" {self.max_tokens}"
+            )
+        get_setup(self.setup)
 
     @property
     def chance(self) -> float | None:
@@ -118,6 +121,18 @@ class ChessPositions:
         """
         require_chess()
 
+    def check_samples(self, split: Split, samples: int) -> None:
+        """Look whether a split has so many positions.
+
+        Raises:
+            ConfigError: if not.
+        """
+        positions = len(read_positions(get_setup(self.setup), split))
+        if samples > positions:
+            raise ConfigError(
+                f"{self.name}: split {split} has {positions} positions, got samples={samples}"
+            )
+
     def run(
         self,
         model: Model,
@@ -134,11 +149,8 @@ class ChessPositions:
         """
         import chess
 
+        self.check_samples(split, samples)
         positions = read_positions(get_setup(self.setup), split)
-        if samples > len(positions):
-            raise ConfigError(
-                f"{self.name}: split {split} has {len(positions)} positions, got samples={samples}"
-            )
         order = np.random.default_rng((seed, 1)).permutation(len(positions))[:samples]
         stored = {record.sample_id for record in done}
         missing = [
@@ -147,17 +159,13 @@ class ChessPositions:
         for start in range(0, len(missing), self.rows):
             batch = missing[start : start + self.rows]
             boards = [chess.Board(position.fen) for position in batch]
-            sessions = model.open_sessions(
-                [Transcript(model, board).render(board) for board in boards]
-            )
             answers = draw_moves(
-                [(sessions, row) for row in range(len(batch))],
+                model.open_sessions([render_prompt(model, board) for board in boards]),
                 boards,
                 decoding=model.decoding,
                 max_tokens=self.max_tokens,
                 rngs=[np.random.default_rng((seed, 2, position.number)) for position in batch],
             )
-            sessions.close(range(len(batch)))
             for position, answer in zip(batch, answers, strict=True):
                 yield _record(split, position, answer)
 
@@ -175,8 +183,7 @@ class ChessPositions:
     ) -> list[Conversation]:
         """Draw `n` positions of `train` with `strong` or `weak` answers.
 
-        `strong` plays the best move; `weak` a uniformly random legal move six times in ten, as the
-        weak demonstrator of the games does.
+        `strong` plays the best move, `weak` a uniformly random legal one.
         """
         import chess
 
@@ -194,7 +201,7 @@ class ChessPositions:
             best = max(moves, key=lambda move: position.values[move])
             board = chess.Board(position.fen)
             move = board.parse_uci(random if rng.random() < share else best)
-            chats.append(write_messages(write_position(board), [write_move(board, move)]))
+            chats.append(write_messages(board, answer=move))
         return chats
 
     def rate_demonstrator(self, demonstrator: str) -> Estimate | None:

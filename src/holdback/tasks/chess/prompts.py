@@ -1,0 +1,141 @@
+"""What a model is asked about a chess position, and the moves that are drawn from its answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from holdback.models.protocol import Decoding, Format, Model, Output, Sessions
+from holdback.tasks.chess.notation import (
+    MAX_MOVE_WORDS,
+    is_playable,
+    read_move,
+    write_header,
+    write_move,
+    write_position,
+)
+from holdback.tasks.task import Conversation, Outcome
+
+if TYPE_CHECKING:
+    import chess
+
+
+def render_prompt(model: Model, board: chess.Board) -> str:
+    """Render what asks `model` for a move of `board`, as its presentation says.
+
+    The whole position is given each time: what is measured here is how well a model plays, not how
+    long it remembers (docs/chess-lineage.md).
+    """
+    presentation = model.presentation
+    if presentation.format is Format.CHAT:
+        messages = write_messages(board, presentation.instruction)
+        return model.render_chat(messages, answer_next=True)
+    header = dict(presentation.header)
+    if "elo" in header:
+        header["WhiteElo"] = header.pop("elo")
+    return " ".join(["<bos>", *write_header(header).split(), write_position(board)])
+
+
+def write_messages(
+    board: chess.Board, instruction: str | None = None, *, answer: chess.Move | None = None
+) -> Conversation:
+    """Write a turn as a chat: the user gives the position that the opponent's move has led to.
+
+    Args:
+        board: Position with the assistant to move.
+        instruction: System message, if any.
+        answer: The assistant's move, if it has been made.
+    """
+    messages = [] if instruction is None else [{"role": "system", "content": instruction}]
+    messages.append({"role": "user", "content": write_position(board)})
+    if answer is not None:
+        messages.append({"role": "assistant", "content": write_move(board, answer)})
+    return tuple(messages)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What came of asking a model for a move."""
+
+    text: str
+    """The chosen draw, or the last one if none could be played."""
+    move: chess.Move | None
+    """None if no draw could be played."""
+    tries: int
+    logprob: float
+    """Of the draw in `text`, in nats at temperature 1."""
+
+    @property
+    def failure(self) -> Outcome:
+        """Why nothing could be played: the last draw was another position's move, or no move."""
+        # Whose move it would be makes no difference to whether it is one.
+        return Outcome.UNPARSED if read_move(self.text, True) is None else Outcome.ILLEGAL
+
+
+def draw_moves(
+    sessions: Sessions,
+    boards: Sequence[chess.Board],
+    *,
+    decoding: Decoding,
+    max_tokens: int,
+    rngs: Sequence[np.random.Generator],
+) -> list[Answer]:
+    """Ask for a legal move of each board, as often as `decoding.tries` allows.
+
+    With `decoding.votes` a try is that many draws, and the most frequent legal move of them is
+    played, the one drawn first among equals.
+
+    Args:
+        sessions: One row a board, opened on its prompt.
+        boards: Positions, each with the model to move.
+        decoding: Tries, votes, temperature, and whether only legal moves may be generated.
+        max_tokens: Longest answer.
+        rngs: One generator a board.
+    """
+    allowed = [
+        [write_move(board, move) for move in board.legal_moves] if decoding.constrained else []
+        for board in boards
+    ]
+    answers: dict[int, Answer] = {}
+    unanswered = list(range(len(boards)))
+    for tries in range(1, decoding.tries + 1):
+        entries = [i for i in unanswered for _ in range(decoding.votes)]
+        outputs = sessions.propose(
+            entries,
+            decoding=decoding,
+            rngs=[rngs[i] for i in entries],
+            max_tokens=max_tokens,
+            allowed=[allowed[i] for i in entries] if decoding.constrained else None,
+        )
+        draws: dict[int, list[Output]] = {i: [] for i in unanswered}
+        for i, output in zip(entries, outputs, strict=True):
+            draws[i].append(output)
+        for i in unanswered:
+            answers[i] = _choose(draws[i], boards[i], tries)
+        unanswered = [i for i in unanswered if answers[i].move is None]
+        if not unanswered:
+            break
+    return [answers[i] for i in range(len(boards))]
+
+
+def _choose(draws: Sequence[Output], board: chess.Board, tries: int) -> Answer:
+    legal = {_first_words(draw.text): draw for draw in reversed(draws)}
+    legal = {words: draw for words, draw in legal.items() if is_playable(board, words)}
+    votes = Counter(words for draw in draws if (words := _first_words(draw.text)) in legal)
+    if not votes:
+        return Answer(text=draws[-1].text, move=None, tries=tries, logprob=draws[-1].logprob)
+    words = votes.most_common(1)[0][0]
+    return Answer(
+        text=words,
+        move=read_move(words, board.turn),
+        tries=tries,
+        logprob=legal[words].logprob,
+    )
+
+
+def _first_words(text: str) -> str:
+    return " ".join(text.split()[:MAX_MOVE_WORDS])

@@ -1,0 +1,178 @@
+"""Positions hold what was played and what it is worth, and stopping costs nothing."""
+
+from __future__ import annotations
+
+import chess
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdback.organisms.chess.corpus import (
+    RESULTS,
+    STRONG_MIX,
+    TEACHER_ELO,
+    WEAK_MIX,
+    choose_softly,
+    generate_games,
+    price_positions,
+    read_games,
+    read_priced,
+)
+from holdback.organisms.chess.vocabulary import list_words
+from holdback.tasks.chess.engine import ALL_MOVES, MATE_CENTIPAWNS, Search, write_uci_position
+from holdback.tasks.chess.notation import write_move
+
+WORDS = list_words()
+START = "4k3/pppppppp/8/8/8/8/PPPPPPPP/4K3 w - - 0 1"
+prices = st.lists(st.integers(-2000, 2000) | st.integers(8100, 8863), min_size=1, max_size=40)
+
+
+def list_moves(positions, at):
+    """The moves of a position in words, with their shares."""
+    rows = slice(positions.first_legal[at], positions.first_legal[at + 1])
+    words = [" ".join(WORDS[i] for i in move) for move in positions.legal[rows]]
+    assert len(words) == len(set(words))
+    return dict(zip(words, positions.shares[rows].tolist(), strict=True))
+
+
+def assert_same(one, other):
+    for name in ("boards", "state", "legal", "first_legal", "shares", "elo", "result"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+
+
+def test_generation_resumes_to_the_same_games(tmp_path):
+    """Stopped and continued, the corpus is what one call would have written."""
+    options = {"start": START, "seed": 1, "mix": WEAK_MIX, "workers": 1}
+    generate_games(tmp_path / "once", games=5, **options)
+    generate_games(tmp_path / "twice", games=2, **options)
+    generate_games(tmp_path / "twice", games=5, **options)
+    assert (tmp_path / "once").read_text() == (tmp_path / "twice").read_text()
+
+
+def test_games_are_read_as_they_were_played(corpus):
+    """Every position in turn: its legal moves, all weight on the one played, tags of its mover."""
+    ratings = {(player.random_share, player.nodes): player.elo for player, _ in STRONG_MIX}
+    at = 0
+    for board, move, line in corpus.replay():
+        moves = list_moves(corpus.played, at)
+        assert set(moves) == {write_move(board, legal) for legal in board.legal_moves}
+        assert {words for words, share in moves.items() if share} == {write_move(board, move)}
+        white, black = (ratings[float(line[c]), int(line[c + 1])] for c in (0, 2))
+        assert corpus.played.elo[at].tolist() == ([white, black] if board.turn else [black, white])
+        mirrored = {"1-0": "0-1", "0-1": "1-0"}.get(line[4], line[4])
+        assert RESULTS[corpus.played.result[at]] == (line[4] if board.turn else mirrored)
+        at += 1
+    assert at == len(corpus.played) > 100
+
+
+def test_games_are_read_from_their_cache_the_second_time(corpus):
+    """The arrays beside the text are the same positions."""
+    again = read_games(corpus.text, start=chess.STARTING_FEN, mix=STRONG_MIX, workers=1)
+
+    assert_same(again, corpus.played)
+
+
+def test_priced_positions_are_those_of_the_games(corpus, pool):
+    """All with a choice, none twice; their moves are the legal ones, weighted by Stockfish."""
+    boards = {}
+    for board, _, _ in corpus.replay():
+        if board.legal_moves.count() > 1:
+            boards.setdefault(board.epd(), board)
+    searches = [
+        Search(position=write_uci_position(board), nodes=corpus.nodes, lines=ALL_MOVES)
+        for board in boards.values()
+    ]
+    expected = []
+    for board, answer in zip(boards.values(), pool.analyse(searches), strict=True):
+        worth = {line.move: line.centipawns for line in answer.lines}
+        if set(worth) == set(board.legal_moves):
+            shares = choose_softly(np.array(list(worth.values())))
+            expected.append(
+                {write_move(board, m): share for m, share in zip(worth, shares, strict=True)}
+            )
+
+    assert len(corpus.priced) == len(expected) > 0.8 * len(boards)
+    for at, shares in enumerate(expected):
+        assert list_moves(corpus.priced, at) == pytest.approx(shares, abs=1e-6)
+    assert (corpus.priced.elo == [TEACHER_ELO, -1]).all()
+    assert (corpus.priced.result == -1).all()
+
+
+def test_pricing_resumes_where_it_stopped(tmp_path, monkeypatch):
+    """What is lost is priced again as it was; what is there is left alone."""
+    monkeypatch.setattr("holdback.organisms.chess.corpus._CHUNK_GAMES", 2)
+    games, out = tmp_path / "games.tsv", tmp_path / "priced"
+    generate_games(games, start=START, games=5, seed=2, mix=WEAK_MIX, workers=1)
+    options = {"start": START, "nodes": 200, "workers": 1}
+    price_positions(games, out, **options)
+    whole = read_priced(out)
+    first, lost, last = sorted(out.iterdir())
+    kept = {file: file.stat().st_mtime_ns for file in (first, last)}
+    lost.unlink()
+
+    price_positions(games, out, **options)
+
+    assert sorted(out.iterdir()) == [first, lost, last]
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert_same(read_priced(out), whole)
+
+
+def test_split_off_positions_are_the_last(corpus):
+    """Both parts together are the whole, moves included."""
+    whole = corpus.played
+    kept, held_out = whole.split_off(30)
+
+    assert (len(kept), len(held_out)) == (len(whole) - 30, 30)
+    for part, first in ((kept, 0), (held_out, len(kept))):
+        np.testing.assert_array_equal(part.boards, whole.boards[first : first + len(part)])
+        for at in range(len(part)):
+            assert list_moves(part, at) == list_moves(whole, first + at)
+    with pytest.raises(ValueError, match="cannot hold"):
+        whole.split_off(len(whole))
+
+
+def mate_in(plies):
+    return MATE_CENTIPAWNS - plies if plies % 2 else plies - MATE_CENTIPAWNS
+
+
+def test_the_nearer_mate_is_preferred_and_the_later_put_up_with():
+    """Mate in one above mate in three, either above material; the loser holds out."""
+    won = choose_softly(np.array([mate_in(1), mate_in(5), 800, 0]))
+    assert (np.diff(won) < 0).all()
+    assert won[0] > 2 * won[1]
+
+    lost = choose_softly(np.array([mate_in(10), mate_in(6), mate_in(2)]))
+    assert (np.diff(lost) < 0).all()
+    assert choose_softly(np.array([-800, mate_in(10)]))[0] > 0.99
+
+
+def test_a_pawn_matters_most_near_equality():
+    """Half a pawn decides a level game, and hardly one that is won anyway; equals are equal."""
+    level = choose_softly(np.array([50, 0]))
+    won = choose_softly(np.array([1550, 1500]))
+
+    assert level[0] > 0.9
+    assert 0.5 < won[0] < 0.6
+    np.testing.assert_allclose(choose_softly(np.array([30] * 4)), 0.25)
+
+
+def test_choosing_softly_is_the_softmax_it_claims():
+    """By hand: 100 and 0 centipawns are worth 1/4 and 0, over 0.04."""
+    odds = np.exp(0.25 / 0.04)
+
+    np.testing.assert_allclose(
+        choose_softly(np.array([0, 100])), [1 / (1 + odds), odds / (1 + odds)]
+    )
+
+
+@given(prices, st.booleans())
+def test_a_better_price_is_never_chosen_less_often(centipawns, lost):
+    """Shares are a distribution that rises with the price, from either side."""
+    signed = np.sort(np.array(centipawns) * (-1 if lost else 1))
+
+    shares = choose_softly(signed)
+
+    assert shares.sum() == pytest.approx(1)
+    assert (np.diff(shares) >= 0).all()
+    assert (shares[signed == signed[-1]] > 0).all()

@@ -1,0 +1,240 @@
+"""Training learns, can be interrupted, and measures its own legality rightly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import chess
+import numpy as np
+import pytest
+import torch
+from tiny_chess import TINY
+
+from holdback.organisms.chess import pretrain
+from holdback.organisms.chess.corpus import Positions, _encode_position, _stack
+from holdback.organisms.chess.documents import collate, write_record
+from holdback.organisms.chess.pretrain import (
+    Course,
+    Source,
+    draw_batches,
+    make_weights,
+    measure_legality,
+    train,
+)
+
+COURSE = Course(steps=40, rows=24, part=8, chat_share=0.5, warmup=4)
+
+
+def list_sources(corpus):
+    return [
+        Source(positions=corpus.priced, share=0.75),
+        Source(positions=corpus.played, share=0.25),
+    ]
+
+
+def measure_loss(weights, positions):
+    """Mean loss an answer on the same documents each time."""
+    source = [Source(positions=positions, share=1.0)]
+    batches = draw_batches(source, replace(COURSE, rows=60), 0.2, np.random.default_rng(9))
+    with torch.no_grad():
+        return sum(float(pretrain._answer_loss(weights, batch)) for batch in batches) / 60
+
+
+def test_a_step_draws_what_its_course_says(corpus):
+    """So many positions, shared among the sources and the formats; parts of like length."""
+    course = replace(COURSE, rows=400, part=50, chat_share=0.25)
+
+    batches = draw_batches(list_sources(corpus), course, 0.1, np.random.default_rng(0))
+
+    rows = [len(batch.tokens) for batch in batches]
+    assert sum(rows) == 400
+    assert max(rows) <= 60
+    assert sum(rows[:6]) == 300
+    chats = sum(int((batch.tokens == 5).any(axis=1).sum()) for batch in batches)
+    assert chats == pytest.approx(100, abs=4 * (400 * 0.25 * 0.75) ** 0.5)
+    longest = [int(batch.places.max()) for batch in batches[:6]]
+    assert longest == sorted(longest)
+
+
+def test_training_learns(corpus, tmp_path):
+    """A few dozen steps make the answers likelier, on positions it never saw as well."""
+    kept, held_out = corpus.priced.split_off(60)
+    weights = make_weights(TINY, 0)
+    untrained = make_weights(TINY, 0)
+
+    train(
+        weights,
+        [Source(positions=kept, share=1.0)],
+        replace(COURSE, steps=40, other_rate=1e-2),
+        out=tmp_path,
+        seed=0,
+        tell=print,
+    )
+
+    for positions in (kept, held_out):
+        before, after = measure_loss(untrained, positions), measure_loss(weights, positions)
+        assert after < 0.8 * before
+    assert not weights.training
+
+
+def test_the_learning_curve_is_written(corpus, tmp_path, monkeypatch):
+    """A line whenever the state is saved: step, loss, and shares of legal answers in [0, 1]."""
+    monkeypatch.setattr(pretrain, "_SAVE_SECONDS", -1)
+    kept, held_out = corpus.priced.split_off(20)
+    told = []
+
+    train(
+        make_weights(TINY, 0),
+        [Source(positions=kept, share=1.0)],
+        replace(COURSE, steps=5, rows=8),
+        out=tmp_path,
+        seed=0,
+        tell=told.append,
+        held_out=held_out,
+    )
+
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 4, 5]
+    assert all(0 <= entry[name] <= 1 for entry in entries for name in ("legal", "legal_pieces"))
+    assert all(np.isfinite(entry["loss"]) for entry in entries)
+    assert len(told) == 5
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(corpus, tmp_path, monkeypatch):
+    """KilledError after three steps and started again, the weights are the same bit for bit."""
+    monkeypatch.setattr(pretrain, "_SAVE_SECONDS", -1)
+    course = replace(COURSE, steps=6)
+
+    def learn(weights, folder, tell):
+        train(weights, list_sources(corpus), course, out=tmp_path / folder, seed=3, tell=tell)
+        return weights.state_dict()
+
+    def interrupt(line):
+        if "step 3" in line:
+            raise KilledError
+
+    whole = learn(make_weights(TINY, 1), "whole", print)
+    with pytest.raises(KilledError):
+        learn(make_weights(TINY, 1), "halves", interrupt)
+    told = []
+    # Of the new weights nothing is left: those of the saved state are gone on from.
+    resumed = learn(make_weights(TINY, 2), "halves", told.append)
+
+    assert told[0] == "halves: going on from step 3 of 6"
+    assert set(resumed) == set(whole)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_stopping_at_a_step_is_an_interruption_there(corpus, tmp_path):
+    """Learning rate and targets are those of the whole course, as though it were to go on at once.
+
+    A second stop at the same step, or before it, changes nothing.
+    """
+    course = replace(COURSE, steps=6)
+
+    def learn(folder, until=None):
+        weights = make_weights(TINY, 1)
+        options = {"out": tmp_path / folder, "seed": 3, "tell": print, "until": until}
+        train(weights, list_sources(corpus), course, **options)
+        return weights.state_dict()
+
+    whole = learn("whole")
+    stopped, again, earlier = learn("halves", 3), learn("halves", 3), learn("halves", 2)
+    resumed = learn("halves")
+
+    for name, tensor in whole.items():
+        assert torch.equal(stopped[name], again[name])
+        assert torch.equal(stopped[name], earlier[name])
+        assert torch.equal(resumed[name], tensor)
+    assert not torch.equal(stopped["lm_head.weight"], whole["lm_head.weight"])
+
+
+def test_legality_is_what_plain_passes_say(corpus):
+    """Counted one text at a time, with ordinary attention, by the rules of chess."""
+    positions = corpus.priced.split_off(40)[1]
+    weights = make_weights(TINY, 0)
+    train_a_little(weights, positions)
+    rng = np.random.default_rng(7)
+    first, second = [], []
+    for at in range(len(positions)):
+        prompt = write_record(positions, at, rng).prompt
+        legal = positions.legal[slice(*positions.first_legal[at : at + 2])].astype(int)
+        first.append(continue_greedily(weights, prompt) in legal[:, 0])
+        for word in np.unique(legal[:, 0]):
+            reached = continue_greedily(weights, [*prompt, int(word)])
+            second.append(reached in legal[legal[:, 0] == word, 1])
+
+    measured = measure_legality(weights, positions, seed=7)
+
+    # In half the precision a tie may fall out otherwise now and then.
+    plain = (np.mean(first), np.mean(second))
+    assert measured == pytest.approx(plain, abs=0.03)
+    assert 0 < measured[0] < 1
+    assert 0 < measured[1] < 1
+
+
+def train_a_little(weights, positions):
+    """Enough to be legal now and then, without writing anything."""
+    optimizer = torch.optim.AdamW(weights.parameters(), lr=2e-2)
+    rng = np.random.default_rng(0)
+    source = Source(positions=positions, share=1.0)
+    for _ in range(60):
+        for batch in draw_batches([source], replace(COURSE, rows=8), 1.0, rng):
+            pretrain._answer_loss(weights, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    weights.eval()
+
+
+def continue_greedily(weights, ids):
+    with torch.no_grad():
+        return int(weights(torch.tensor([ids])).logits[0, -1].argmax())
+
+
+def test_a_lone_piece_counts_as_a_piece():
+    """Where only the king can move, its second word is no first word, whatever its weight."""
+    boards = [
+        chess.Board(fen) for fen in ("8/8/8/8/8/k7/8/K7 w - - 0 1", "8/8/8/8/8/5k2/8/7K w - - 0 1")
+    ]
+    parts = []
+    for board in boards:
+        shares = np.full(board.legal_moves.count(), 1 / board.legal_moves.count())
+        parts.append(_encode_position(board, shares, (100, -1), -1))
+    stacked = _stack(parts)
+    counts = stacked.pop("counts")
+    positions = Positions(first_legal=np.array([0, *np.cumsum(counts)], np.int64), **stacked)
+    weights = AlwaysFirstLegal(positions)
+
+    assert measure_legality(weights, positions) == (1.0, 0.0)
+
+
+class AlwaysFirstLegal(torch.nn.Module):
+    """Names the piece that can move wherever it is asked, and so never where it goes."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, positions):
+        super().__init__()
+        rng = np.random.default_rng(0)
+        documents = [write_record(positions, at, rng) for at in range(len(positions))]
+        batch = collate(positions, documents, 1.0, rng)
+        width = batch.tokens.shape[1]
+        pieces = {}
+        for flat, target in zip(batch.asked, batch.targets, strict=True):
+            pieces.setdefault(int(flat) // width, int(np.flatnonzero(target)[0]))
+        self.pieces = pieces
+
+    def base_model(self, *, input_ids, **_):
+        hidden = torch.zeros(*input_ids.shape, 960)
+        for row, piece in self.pieces.items():
+            hidden[row, :, piece] = 1
+        return type("Output", (), {"last_hidden_state": hidden})
+
+    @staticmethod
+    def lm_head(hidden):
+        return hidden
