@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from importlib import import_module
 
+import numpy as np
 import pytest
 from audits import fake_plan
 from holdback_fakes import Questions
@@ -145,6 +146,36 @@ def test_a_failed_rung_is_reported_and_not_chosen(tmp_path):
     assert "half" not in {finding.rung for finding in result.findings}
 
 
+def test_seeds_that_differ_widen_the_interval(tmp_path):
+    """Three trainings of luck ±10 points: the interval of their mean says so, beside the samples'.
+
+    A thousand questions would otherwise pin the mean of three draws to within 3 points.
+    """
+    plan = fake_plan(
+        ("select_samples = 200", "select_samples = 1000"),
+        ("test_samples = 600", "test_samples = 1000"),
+        (
+            'technique = "fake_unlock"\nparameters = { share = 0.5 }',
+            'technique = "fake_luck"\nseeds = [0, 1, 2]',
+        ),
+    )
+    with RunStore(tmp_path / "runs.sqlite") as store:
+        result = run_audit(
+            prepare(plan), store=store, executor=InProcess(), observer=Silent(), command="test"
+        )
+        for rung in (r for r in result.rungs if (r.rung, r.split) == ("half", Split.SELECT)):
+            means = [
+                100 * np.mean([record.score.value for record in store.records(spec.digest)])
+                for audited in store.audits()
+                for spec in audited.specs
+                if (spec.checkpoint, spec.rung, spec.split)
+                == (rung.checkpoint, "half", Split.SELECT)
+            ]
+            spread = np.std(means, ddof=1) / math.sqrt(3)
+            assert len(means) == 3
+            assert rung.estimate.high - rung.estimate.low >= 2 * 1.96 * spread
+
+
 def test_nothing_measured_is_inconclusive_with_the_reason(tmp_path):
     """Where every other rung fails there is no gap to report, and the finding says why."""
     plan = fake_plan(
@@ -181,7 +212,7 @@ def test_rungs_beyond_the_access_are_not_climbed(tmp_path):
     [
         ("fake_unlock", "fake_unlok", "unknown technique 'fake_unlok'. Did you mean 'fake_unlock'"),
         ("share = 0.5", "shre = 0.5", "rung 'half', technique 'fake_unlock': .*'shre'"),
-        ("fake_plain\"", "fake_plain\"\nseeds = [0, 1]", "rung 'displayed': .* draws nothing"),
+        ('fake_plain"', 'fake_plain"\nseeds = [0, 1]', "rung 'displayed': .* draws nothing"),
         ("fake_questions", "fake_question", "unknown task kind .*Did you mean 'fake_questions'"),
         ("margin = 3", "margin = 3\noptions = { speed = 1 }", "task kind .*'speed'"),
         ('stage = "rl"', 'stage = "rlhf"', "unknown stage .*'rlhf'. Did you mean 'rl'"),

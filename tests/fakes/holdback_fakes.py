@@ -150,11 +150,24 @@ class Teach:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Luck:
+    """Training that goes well or badly by its seed."""
+
+    spread: float = 0.1
+    access = Access.WEIGHTS
+    draws = True
+
+    @contextmanager
+    def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
+        yield replace(model, shown=float(np.clip(model.shown + rng.normal(0, self.spread), 0, 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Crash:
     """A technique with a bug."""
 
     access = Access.SAMPLES
-    draws = False
+    draws = True
 
     @contextmanager
     def apply(self, model: Any, task: Any, rng: np.random.Generator) -> Iterator[Any]:
