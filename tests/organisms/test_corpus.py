@@ -19,7 +19,7 @@ from holdback.organisms.chess.corpus import (
     read_games,
     read_priced,
 )
-from holdback.organisms.chess.vocabulary import list_words
+from holdback.organisms.chess.vocabulary import PIECES, list_words
 from holdback.tasks.chess.engine import ALL_MOVES, MATE_CENTIPAWNS, Search, write_uci_position
 from holdback.tasks.chess.notation import write_move
 
@@ -118,6 +118,32 @@ def test_pricing_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert_same(read_priced(out), whole)
 
 
+def test_a_corpus_that_grew_is_read_and_priced_as_one_made_at_once(tmp_path, monkeypatch):
+    """No cached game hides new ones: the last file, which was not full, is priced again."""
+    monkeypatch.setattr("holdback.organisms.chess.corpus._CHUNK_GAMES", 2)
+    written = {"start": START, "seed": 2, "mix": WEAK_MIX, "workers": 1}
+    priced = {"start": START, "nodes": 200, "workers": 1}
+    grown, once = tmp_path / "grown.tsv", tmp_path / "once.tsv"
+
+    def read_all(text, out):
+        price_positions(text, out, **priced)
+        return read_games(text, start=START, mix=WEAK_MIX, workers=1), read_priced(out)
+
+    generate_games(grown, games=3, **written)
+    few, _ = read_all(grown, tmp_path / "grown")
+    full, _ = sorted((tmp_path / "grown").iterdir())
+    kept = full.stat().st_mtime_ns
+    generate_games(grown, games=7, **written)
+    generate_games(once, games=7, **written)
+
+    parts = read_all(grown, tmp_path / "grown")
+
+    assert full.stat().st_mtime_ns == kept
+    assert len(parts[0]) > len(few)
+    for one, other in zip(parts, read_all(once, tmp_path / "once"), strict=True):
+        assert_same(one, other)
+
+
 def test_split_off_positions_are_the_last(corpus):
     """Both parts together are the whole, moves included."""
     whole = corpus.played
@@ -176,3 +202,30 @@ def test_a_better_price_is_never_chosen_less_often(centipawns, lost):
     assert shares.sum() == pytest.approx(1)
     assert (np.diff(shares) >= 0).all()
     assert (shares[signed == signed[-1]] > 0).all()
+
+
+def test_positions_are_taken_with_their_own_moves(corpus):
+    """In any order and more than once, each with its legal moves and their shares."""
+    whole = corpus.priced
+    numbers = np.array([5, 0, 5, len(whole) - 1])
+
+    taken = whole.take(numbers)
+
+    assert len(taken) == 4
+    for new, old in enumerate(numbers):
+        mine = slice(int(taken.first_legal[new]), int(taken.first_legal[new + 1]))
+        theirs = slice(int(whole.first_legal[old]), int(whole.first_legal[old + 1]))
+        np.testing.assert_array_equal(taken.legal[mine], whole.legal[theirs])
+        np.testing.assert_array_equal(taken.shares[mine], whole.shares[theirs])
+        np.testing.assert_array_equal(taken.boards[new], whole.boards[old])
+
+
+def test_officers_are_everything_but_kings_and_pawns(corpus):
+    """Counted by hand on the boards: knights to queens of either side."""
+    officers = [1 + PIECES.index(symbol) for symbol in "NBRQnbrq"]
+    expected = [bool(np.isin(board, officers).any()) for board in corpus.priced.boards]
+
+    found = corpus.priced.with_officers()
+
+    assert len(found) == sum(expected) > 0
+    assert np.isin(found.boards, officers).any(axis=1).all()

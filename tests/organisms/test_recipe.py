@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from holdback.errors import UnknownNameError
+from holdback.errors import ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.local import load_model
 from holdback.organisms.chess import recipe, reinforce
@@ -142,3 +142,10 @@ def test_unknown_presets_and_checkpoints_are_refused(tmp_path):
         train_lineage(tmp_path, preset="cpus", workers=1, tell=print)
     with pytest.raises(UnknownNameError, match="Did you mean 'sham'"):
         train_lineage(tmp_path, preset="cpu", workers=1, tell=print, only=("shame",))
+
+
+def test_chat_without_its_parents_games_names_the_stage_to_run(tmp_path):
+    """At once, and not after the hours that the other corpora take."""
+    with pytest.raises(ConfigError, match="run stage 'base' first"):
+        train_lineage(tmp_path, preset="cpu", workers=1, tell=print, only=("chat",))
+    assert list(tmp_path.iterdir()) == []

@@ -93,20 +93,30 @@ class Positions:
         cut = len(self) - held_out
         if cut < 1:
             raise ValueError(f"cannot hold {held_out} of {len(self)} positions out")
+        return self.take(np.arange(cut)), self.take(np.arange(cut, len(self)))
 
-        def part(start: int, stop: int) -> Positions:
-            moves = slice(int(self.first_legal[start]), int(self.first_legal[stop]))
-            return Positions(
-                boards=self.boards[start:stop],
-                state=self.state[start:stop],
-                legal=self.legal[moves],
-                first_legal=self.first_legal[start : stop + 1] - self.first_legal[start],
-                shares=self.shares[moves],
-                elo=self.elo[start:stop],
-                result=self.result[start:stop],
-            )
+    def with_officers(self) -> Positions:
+        """Keep the positions in which there is more than kings and pawns."""
+        kings_and_pawns = [0, *(1 + PIECES.index(symbol) for symbol in "PKpk")]
+        return self.take(np.flatnonzero(~np.isin(self.boards, kings_and_pawns).all(axis=1)))
 
-        return part(0, cut), part(cut, len(self))
+    def take(self, numbers: NDArray[np.int64]) -> Positions:
+        """Copy the positions with these numbers, in this order."""
+        counts = np.diff(self.first_legal)[numbers]
+        first_legal = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        # Every position's own rows, one after the other.
+        moves = np.arange(first_legal[-1]) + np.repeat(
+            self.first_legal[numbers] - first_legal[:-1], counts
+        )
+        return Positions(
+            boards=self.boards[numbers],
+            state=self.state[numbers],
+            legal=self.legal[moves],
+            first_legal=first_legal,
+            shares=self.shares[moves],
+            elo=self.elo[numbers],
+            result=self.result[numbers],
+        )
 
 
 def generate_games(
@@ -201,10 +211,10 @@ def read_games(
 ) -> Positions:
     """Read the positions of games as `generate_games` writes them, with the move played in each.
 
-    The encoded arrays are kept beside `path` and read from there the next time.
+    The encoded arrays are kept beside `path` and read from there until games are added.
     """
     cache = path.with_suffix(".npz")
-    if not cache.exists():
+    if _is_older(cache, path):
         lines = [line for line in path.read_text().splitlines() if line[:1].isdigit()]
         ratings = {(player.random_share, player.nodes): player.elo for player, _ in mix}
         with ProcessPoolExecutor(workers) as pool:
@@ -217,7 +227,7 @@ def price_positions(games: Path, out: Path, *, start: str, nodes: int, workers: 
     """Let Stockfish price every legal move in positions of games; resumes where it stopped.
 
     Args:
-        games: As `generate_games` writes them.
+        games: As `generate_games` writes them; may have grown since the last call.
         out: Folder that the priced positions are written to, a file for every 64 games.
         start: FEN that all games start from.
         nodes: For each position, shared by its moves.
@@ -225,6 +235,10 @@ def price_positions(games: Path, out: Path, *, start: str, nodes: int, workers: 
     """
     out.mkdir(parents=True, exist_ok=True)
     lines = [line for line in games.read_text().splitlines() if line[:1].isdigit()]
+    last = max(out.glob("[0-9]*.npz"), default=None)
+    # Only the last file can lack games. It goes first: a stop must not leave it among whole ones.
+    if last is not None and _is_older(last, games):
+        last.unlink()
     chunks = [
         (start, nodes, lines[first : first + _CHUNK_GAMES], path)
         for first in range(0, len(lines), _CHUNK_GAMES)
@@ -297,6 +311,10 @@ def _save(path: Path, parts: Sequence[_Part]) -> None:
     new = path.with_name(f"new-{path.name}")
     np.savez(new, allow_pickle=False, **_stack(parts))
     new.replace(path)
+
+
+def _is_older(made: Path, source: Path) -> bool:
+    return not made.exists() or made.stat().st_mtime_ns < source.stat().st_mtime_ns
 
 
 def _load(paths: Sequence[Path]) -> Positions:

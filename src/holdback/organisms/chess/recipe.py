@@ -60,7 +60,7 @@ class Preset:
     device: str
 
 
-_CPU_PRETRAINING = Course(steps=5_600, rows=128)
+_CPU_PRETRAINING = Course(steps=6_000, rows=128)
 _GPU_PRETRAINING = Course(
     steps=20_000, rows=2_048, matrix_rate=3e-3, other_rate=1e-3, warmup=400, part=512
 )
@@ -74,7 +74,7 @@ PRESETS: Mapping[str, Preset] = {
         teacher_nodes=1_500,
         pretraining=_CPU_PRETRAINING,
         tuning=Course(
-            steps=500,
+            steps=300,
             rows=128,
             chat_share=0.85,
             uniform=0.05,
@@ -114,6 +114,8 @@ PRESETS: Mapping[str, Preset] = {
 _TEACHER_SHARE = 0.8
 _OWN_SHARE = 0.4
 """Of positions from own games, for every position from others'."""
+_OFFICERS_SHARE = 0.55
+"""Of a source's positions drawn from those with officers, beside what the rest has of them."""
 _HELD_OUT = 256
 """Positions kept apart for the learning curve."""
 
@@ -145,6 +147,7 @@ def train_lineage(
 
     Raises:
         UnknownNameError: for a preset or a stage that does not exist.
+        ConfigError: for `chat` where `base` has left no games of its own.
     """
     if preset not in PRESETS:
         raise UnknownNameError.among("preset", preset, PRESETS)
@@ -157,7 +160,8 @@ def train_lineage(
         weights = _start(chosen, "base" if go_on else None, seed=0)
         _pretrain_base(out, weights, chosen, workers, tell)
     if "chat" in only:
-        sources = [*_strong(out, chosen, workers), _own(out, chosen, workers)]
+        own = _own(out, chosen, workers)
+        sources = _stress_officers([*_strong(out, chosen, workers), own])
         _tune(out, "base", "chat", chosen, sources, tell)
     if "novice" in only:
         weak = _weak(out, chosen, workers)
@@ -190,6 +194,11 @@ def _strong(out: Path, preset: Preset, workers: int) -> list[Source]:
 def _own(out: Path, preset: Preset, workers: int) -> Source:
     """Positions of the half-trained base's own games, with the teacher's prices."""
     text, folder = out / "own.tsv", out / "priced" / "own"
+    if not text.exists():
+        raise ConfigError(
+            f"stage 'chat' expects games that base played when half trained, got no {text}; run"
+            f" stage 'base' first, with no finished {out / 'base'} in its way"
+        )
     price_positions(
         text, folder, start=preset.setup.fen, nodes=preset.teacher_nodes, workers=workers
     )
@@ -222,9 +231,24 @@ def _pretrain_base(
                 seed=4,
                 pool=pool,
             )
-    sources.append(_own(out, preset, workers))
+    sources = _stress_officers([*sources, _own(out, preset, workers)])
     _train(weights, sources, course, out / "base", seed=0, tell=tell)
     save_checkpoint(weights.cpu(), out / "base")
+
+
+def _stress_officers(sources: list[Source]) -> list[Source]:
+    """Draw about half of all positions from those with officers, where most illegal answers are.
+
+    A queen has five times a king's moves, and every one of them is a fact to be learnt.
+    """
+    stressed = []
+    for source in sources:
+        part = source.positions.with_officers()
+        stressed += [
+            replace(source, share=source.share * (1 - _OFFICERS_SHARE)),
+            Source(positions=part, share=source.share * _OFFICERS_SHARE),
+        ]
+    return stressed
 
 
 def _weak(out: Path, preset: Preset, workers: int) -> list[Source]:
