@@ -229,3 +229,16 @@ def test_officers_are_everything_but_kings_and_pawns(corpus):
 
     assert len(found) == sum(expected) > 0
     assert np.isin(found.boards, officers).any(axis=1).all()
+
+
+def test_checks_are_those_of_the_rules(tmp_path):
+    """Of two positions with a queen, the one whose side to move must answer her."""
+    played = tmp_path / "mates.tsv"
+    played.write_text("0.0\t1\t0.0\t1\t*\te2e4 e7e5 d1h5 g8f6 h5f7 e8f7\n")
+    positions = read_games(played, start=chess.STARTING_FEN, mix=STRONG_MIX, workers=1)
+
+    found = positions.with_checks()
+
+    # Black's king is attacked once, by the queen on f7.
+    assert len(found) == 1
+    np.testing.assert_array_equal(found.boards[0], positions.boards[5])

@@ -24,6 +24,7 @@ TOY = recipe.Preset(
     own_games=4,
     teacher_nodes=300,
     pretraining=COURSE,
+    refining=replace(COURSE, steps=2),
     tuning=replace(COURSE, chat_share=0.8),
     iterations=1,
     device="cpu",

@@ -100,6 +100,12 @@ class Positions:
         kings_and_pawns = [0, *(1 + PIECES.index(symbol) for symbol in "PKpk")]
         return self.take(np.flatnonzero(~np.isin(self.boards, kings_and_pawns).all(axis=1)))
 
+    def with_checks(self) -> Positions:
+        """Keep the positions with officers in which the side to move is in check."""
+        officers = self.with_officers()
+        checked = [_is_check(board) for board in officers.boards]
+        return officers.take(np.flatnonzero(checked))
+
     def take(self, numbers: NDArray[np.int64]) -> Positions:
         """Copy the positions with these numbers, in this order."""
         counts = np.diff(self.first_legal)[numbers]
@@ -117,6 +123,13 @@ class Positions:
             elo=self.elo[numbers],
             result=self.result[numbers],
         )
+
+
+def _is_check(placed: NDArray[np.int8]) -> bool:
+    board = chess.Board(None)
+    for square in np.flatnonzero(placed).tolist():
+        board.set_piece_at(square, chess.Piece.from_symbol(PIECES[placed[square] - 1]))
+    return board.is_check()
 
 
 def generate_games(

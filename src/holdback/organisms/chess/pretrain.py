@@ -124,8 +124,10 @@ def draw_batches(
 ) -> list[Batch]:
     """Draw the documents of one step, in batches of about equal length."""
     batches = []
-    whole = sum(source.share for source in sources)
-    for source in sources:
+    # A small corpus may have no position of a rare kind.
+    filled = [source for source in sources if len(source.positions)]
+    whole = sum(source.share for source in filled)
+    for source in filled:
         rows = round(course.rows * source.share / whole)
         documents = []
         for at in rng.integers(len(source.positions), size=rows):

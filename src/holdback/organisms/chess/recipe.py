@@ -54,6 +54,8 @@ class Preset:
     teacher_nodes: int
     """Nodes that the teacher's prices of a position's moves share."""
     pretraining: Course
+    refining: Course
+    """The last part of pretraining, on more of what is rare: positions in check."""
     tuning: Course
     iterations: int
     """Of RL, for each of its checkpoints."""
@@ -73,8 +75,18 @@ PRESETS: Mapping[str, Preset] = {
         own_games=600,
         teacher_nodes=1_500,
         pretraining=_CPU_PRETRAINING,
+        refining=Course(
+            steps=800,
+            rows=128,
+            uniform=0.05,
+            uniform_end=0.05,
+            decay_share=0.9,
+            warmup=20,
+            matrix_rate=1.2e-3,
+            other_rate=4.5e-4,
+        ),
         tuning=Course(
-            steps=300,
+            steps=280,
             rows=128,
             chat_share=0.85,
             uniform=0.05,
@@ -82,9 +94,9 @@ PRESETS: Mapping[str, Preset] = {
             decay_share=0.8,
             matrix_rate=1e-3,
             other_rate=1.5e-3,
-            warmup=30,
+            warmup=20,
         ),
-        iterations=40,
+        iterations=36,
         device="cpu",
     ),
     "gpu": Preset(
@@ -95,6 +107,16 @@ PRESETS: Mapping[str, Preset] = {
         own_games=20_000,
         teacher_nodes=4_000,
         pretraining=_GPU_PRETRAINING,
+        refining=Course(
+            steps=2_000,
+            rows=2_048,
+            uniform=0.05,
+            uniform_end=0.05,
+            decay_share=0.9,
+            matrix_rate=1e-3,
+            other_rate=3e-4,
+            part=512,
+        ),
         tuning=Course(
             steps=1_000,
             rows=2_048,
@@ -116,6 +138,8 @@ _OWN_SHARE = 0.4
 """Of positions from own games, for every position from others'."""
 _OFFICERS_SHARE = 0.55
 """Of a source's positions drawn from those with officers, beside what the rest has of them."""
+_CHECKS_SHARE = 0.5
+"""In refining: of positions in check, for every other position."""
 _HELD_OUT = 256
 """Positions kept apart for the learning curve."""
 
@@ -208,16 +232,21 @@ def _own(out: Path, preset: Preset, workers: int) -> Source:
 def _pretrain_base(
     out: Path, weights: Any, preset: Preset, workers: int, tell: Callable[[str], None]
 ) -> None:
-    """Learn from others' games to the half, play, and go on with the positions of that as well."""
+    """Learn from others' games to the half, play, and go on with the positions of that as well.
+
+    What is rare and hard comes more often the longer it goes: officers from the half on, checks in
+    the last part.
+    """
     if _is_done(out / "base"):
         return
     from holdback.models.local import load_model
 
     course, sources = preset.pretraining, _strong(out, preset, workers)
+    rough = out / "rough"
     weights = weights.to(preset.device)
     if not (out / "own.tsv").exists():
         half = course.steps // 2
-        _train(weights, sources, course, out / "base", seed=0, tell=tell, until=half)
+        _train(weights, sources, course, rough, seed=0, tell=tell, until=half)
         save_checkpoint(weights, out / "half")
         player = Checkpoint(
             name="half", stage=Stage.PRETRAINED, model=str(out / "half"), chat=False
@@ -231,8 +260,14 @@ def _pretrain_base(
                 seed=4,
                 pool=pool,
             )
-    sources = _stress_officers([*sources, _own(out, preset, workers)])
-    _train(weights, sources, course, out / "base", seed=0, tell=tell)
+    sources.append(_own(out, preset, workers))
+    stressed = _stress_officers(sources)
+    _train(weights, stressed, course, rough, seed=0, tell=tell)
+    checks = [
+        Source(positions=source.positions.with_checks(), share=_CHECKS_SHARE * source.share)
+        for source in sources
+    ]
+    _train(weights, [*stressed, *checks], preset.refining, out / "base", seed=11, tell=tell)
     save_checkpoint(weights.cpu(), out / "base")
 
 

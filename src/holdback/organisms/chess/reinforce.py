@@ -44,10 +44,10 @@ class Drill:
         "sf1-random20",
         "sf1",
     )
-    games: int = 48
+    games: int = 32
     """Games an iteration."""
     rank: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     temperature: float = 0.5
     """The policy that is trained is the model at this temperature; it plays at a lower one."""
     nodes: int = 1000
