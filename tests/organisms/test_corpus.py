@@ -14,10 +14,13 @@ from holdback.organisms.chess.corpus import (
     TEACHER_ELO,
     WEAK_MIX,
     choose_softly,
+    encode_boards,
     generate_games,
     price_positions,
     read_games,
+    read_positions,
     read_priced,
+    write_positions,
 )
 from holdback.organisms.chess.vocabulary import PIECES, list_words
 from holdback.tasks.chess.engine import ALL_MOVES, MATE_CENTIPAWNS, Search, write_uci_position
@@ -242,3 +245,20 @@ def test_checks_are_those_of_the_rules(tmp_path):
     # Black's king is attacked once, by the queen on f7.
     assert len(found) == 1
     np.testing.assert_array_equal(found.boards[0], positions.boards[5])
+
+
+def test_boards_are_encoded_with_all_their_moves(tmp_path):
+    """Forced moves and Black's positions as well; written and read they are the same."""
+    forced = chess.Board("7k/6Q1/8/8/8/8/8/K7 b - - 0 1")
+    boards = [chess.Board(), forced, chess.Board(START.replace(" w ", " b "))]
+
+    positions = encode_boards(boards)
+
+    for at, board in enumerate(boards):
+        moves = list_moves(positions, at)
+        assert set(moves) == {write_move(board, move) for move in board.legal_moves}
+        assert list(moves.values()) == pytest.approx([1 / len(moves)] * len(moves))
+    for number, part in enumerate((positions.take(np.array([0])), positions.split_off(2)[1])):
+        write_positions(tmp_path / f"{number}.npz", part)
+    read = read_positions([tmp_path / "0.npz", tmp_path / "1.npz"])
+    assert_same(read, positions)

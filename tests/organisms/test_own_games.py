@@ -8,7 +8,7 @@ from tiny_chess import load_tiny
 
 from holdback.organisms.chess import own_games
 from holdback.organisms.chess.corpus import price_positions, read_priced
-from holdback.organisms.chess.own_games import play_own_games
+from holdback.organisms.chess.own_games import collect_own_turns, play_own_games
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,33 @@ def test_own_games_can_be_priced_and_are_made_once(tmp_path, pool, start, monkey
     assert 0.7 * len(boards) < len(read_priced(tmp_path / "priced")) <= len(boards)
     play_own_games(model, out, **{**options, "seed": 2})
     assert out.read_text() == written
+
+
+def test_own_turns_are_the_models_and_nothing_is_left_out(tmp_path, pool, monkeypatch):
+    """As many as it made moves, half of them as Black; those with one answer count as well."""
+    model = load_tiny(tmp_path / "tiny")
+    start = "4k3/pppppppp/8/8/8/8/PPPPPPPP/4K3 w - - 0 1"
+    played = []
+    play_games = own_games.play_games
+
+    def watch(*arguments, **options):
+        played.extend(play_games(*arguments, **options))
+        return played
+
+    monkeypatch.setattr(own_games, "play_games", watch)
+
+    boards = collect_own_turns(model, start=start, games=6, seed=1, pool=pool)
+
+    assert len(boards) == sum(len(game.turns) for game in played)
+    assert len({board.epd() for board in boards}) > 0.9 * len(boards)
+    assert {game.pairing.opponent.name for game in played} == {
+        "random",
+        "sf1-random80",
+        "sf1-random60",
+    }
+    black = sum(not board.turn for board in boards)
+    assert 0.25 * len(boards) < black < 0.75 * len(boards)
+    assert all(any(board.legal_moves) for board in boards)
 
 
 def test_a_mate_ends_the_random_plies():

@@ -12,12 +12,13 @@ import torch
 from tiny_chess import TINY
 
 from holdback.organisms.chess import pretrain
-from holdback.organisms.chess.corpus import Positions, _encode_position, _stack
+from holdback.organisms.chess.corpus import encode_boards
 from holdback.organisms.chess.documents import collate, write_record
 from holdback.organisms.chess.pretrain import (
     Course,
     Source,
     draw_batches,
+    find_hardest,
     make_weights,
     measure_legality,
     train,
@@ -178,6 +179,63 @@ def test_legality_is_what_plain_passes_say(corpus):
     assert 0 < measured[1] < 1
 
 
+def measure_illegality(weights, positions, at, prompt):
+    """The loss of rules alone, from plain passes: minus the log of what is legal, weighted."""
+    legal = positions.legal[slice(*positions.first_legal[at : at + 2])].astype(int)
+    begins = np.unique(legal[:, 0])
+    lost = -np.log(continue_softly(weights, prompt)[begins].sum())
+    for word in begins:
+        reached = legal[legal[:, 0] == word, 1]
+        weight = 0.5 * len(reached) / len(legal) + 0.5 / len(begins)
+        lost -= weight * np.log(continue_softly(weights, [*prompt, int(word)])[reached].sum())
+    return lost
+
+
+def continue_softly(weights, ids):
+    with torch.no_grad():
+        return weights(torch.tensor([ids])).logits[0, -1].softmax(-1).numpy()
+
+
+def test_the_hardest_positions_are_those_with_most_that_is_illegal(corpus):
+    """By ordinary passes, one text at a time; what they lose is the loss of rules alone."""
+    positions = corpus.priced.split_off(30)[1]
+    weights = make_weights(TINY, 0)
+    train_a_little(weights, positions)
+    rng = np.random.default_rng(4)
+    documents = [write_record(positions, at, rng) for at in range(30)]
+    lost = np.array(
+        [measure_illegality(weights, positions, d.position, d.prompt) for d in documents]
+    )
+
+    hardest = find_hardest(weights, positions, 10, seed=4)
+
+    assert len(hardest) == 10
+    kept = [at for at in range(30) if any((positions.boards[at] == hardest.boards).all(axis=1))]
+    # In half the precision neighbours may change places.
+    assert lost[kept].sum() == pytest.approx(np.sort(lost)[-10:].sum(), rel=0.02)
+    for at in range(5):
+        batch = collate(positions, documents[at : at + 1], 1.0, rng, rules_only=True)
+        loss = pretrain._answer_loss(weights, batch).detach()
+        assert float(loss) == pytest.approx(lost[at], rel=0.03)
+
+
+def test_rules_alone_say_nothing_of_what_is_better(corpus):
+    """Their gradient moves the legal words of a target alike, whatever the players preferred."""
+    positions = corpus.priced.take(np.arange(8))
+    source = Source(positions=positions, share=1.0, rules_only=True)
+    [batch] = draw_batches([source], replace(COURSE, rows=8), 0.0, np.random.default_rng(0))
+    logits = torch.randn(batch.targets.shape, requires_grad=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "_predict", lambda weights, batch: logits)
+        pretrain._answer_losses(make_weights(TINY, 0), batch).sum().backward()
+
+    pushes = logits.grad / logits.detach().softmax(-1)
+    for push, target in zip(pushes.numpy(), batch.targets, strict=True):
+        assert np.ptp(push[target > 0]) < 1e-3 * np.abs(push).max()
+        assert (push[target > 0] < 0).all()
+        assert (push[target == 0] > 0).all()
+
+
 def train_a_little(weights, positions):
     """Enough to be legal now and then, without writing anything."""
     optimizer = torch.optim.AdamW(weights.parameters(), lr=2e-2)
@@ -201,13 +259,7 @@ def test_a_lone_piece_counts_as_a_piece():
     boards = [
         chess.Board(fen) for fen in ("8/8/8/8/8/k7/8/K7 w - - 0 1", "8/8/8/8/8/5k2/8/7K w - - 0 1")
     ]
-    parts = []
-    for board in boards:
-        shares = np.full(board.legal_moves.count(), 1 / board.legal_moves.count())
-        parts.append(_encode_position(board, shares, (100, -1), -1))
-    stacked = _stack(parts)
-    counts = stacked.pop("counts")
-    positions = Positions(first_legal=np.array([0, *np.cumsum(counts)], np.int64), **stacked)
+    positions = encode_boards(boards)
     weights = AlwaysFirstLegal(positions)
 
     assert measure_legality(weights, positions) == (1.0, 0.0)

@@ -25,6 +25,8 @@ TOY = recipe.Preset(
     teacher_nodes=300,
     pretraining=COURSE,
     refining=replace(COURSE, steps=2),
+    rules=replace(COURSE, steps=5),
+    rounds=2,
     tuning=replace(COURSE, chat_share=0.8),
     iterations=1,
     device="cpu",

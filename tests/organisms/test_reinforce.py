@@ -22,7 +22,7 @@ from holdback.organisms.chess.reinforce import Choice, Drill, collect_choices, m
 from holdback.organisms.chess.rewards import ILLEGAL, win
 from holdback.organisms.chess.vocabulary import list_words
 from holdback.tasks.chess.engine import ALL_MOVES, MATE_CENTIPAWNS, Search, write_uci_position
-from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, Turn, play_games
+from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, Turn, play_games, replay_turns
 from holdback.tasks.chess.notation import write_move
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import get_opponent
@@ -89,7 +89,7 @@ def test_replay_gives_the_models_turns_with_the_boards_before_them(model, pool, 
             if board.turn == game.pairing.colour and ply >= prefix:
                 expected.append((render_prompt(player, board), move, board.fen()))
             board.push(move)
-        replayed = list(reinforce._replay(game))
+        replayed = list(replay_turns(game))
         assert [(turn.prompt, turn.move, board.fen()) for turn, board in replayed] == expected
         assert [turn for turn, _ in replayed] == list(game.turns)
         assert len(expected) > 2
@@ -104,7 +104,7 @@ def test_a_turn_that_failed_is_replayed_too(model, pool):
         board = chess.Board(game.pairing.opening)
         for move in game.moves:
             board.push(move)
-        [(turn, before)] = reinforce._replay(game)
+        [(turn, before)] = replay_turns(game)
         assert turn.move is None
         assert before.fen() == board.fen()
 
@@ -128,7 +128,7 @@ def test_choices_are_the_turns_with_all_moves_priced(model, pool, played):
 
     choices = collect_choices(model, games, drill, pool, np.random.default_rng(0))
 
-    turns = {board.fen() for game in games for _, board in reinforce._replay(game)}
+    turns = {board.fen() for game in games for _, board in replay_turns(game)}
     assert {options.board.fen() for options in noting.given} == turns
     assert len(choices) == len(noting.given) == sum(len(game.turns) for game in games)
     assert {options.board.turn for options in noting.given} == {chess.WHITE, chess.BLACK}

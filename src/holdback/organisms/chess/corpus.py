@@ -125,6 +125,16 @@ class Positions:
         )
 
 
+def encode_boards(boards: Sequence[chess.Board]) -> Positions:
+    """Encode positions in which any legal move is as good as another, each with one at least."""
+    parts = []
+    for board in boards:
+        moves = board.legal_moves.count()
+        shares = np.full(moves, 1 / moves)
+        parts.append(_encode_position(board, shares, (TEACHER_ELO, -1), -1))
+    return _index(_stack(parts))
+
+
 def _is_check(placed: NDArray[np.int8]) -> bool:
     board = chess.Board(None)
     for square in np.flatnonzero(placed).tolist():
@@ -266,6 +276,18 @@ def read_priced(folder: Path) -> Positions:
     return _load(sorted(folder.glob("*.npz")))
 
 
+def write_positions(path: Path, positions: Positions) -> None:
+    """Write positions for `read_positions`."""
+    names = ("boards", "state", "legal", "shares", "elo", "result")
+    counts = np.diff(positions.first_legal).astype(np.int16)
+    _save(path, [{"counts": counts, **{name: getattr(positions, name) for name in names}}])
+
+
+def read_positions(paths: Sequence[Path]) -> Positions:
+    """Read positions of files that `write_positions` wrote."""
+    return _load(paths)
+
+
 def _price_chunk(chunk: tuple[str, int, list[str], Path]) -> None:
     start, nodes, lines, path = chunk
     boards: dict[str, chess.Board] = {}
@@ -335,7 +357,10 @@ def _load(paths: Sequence[Path]) -> Positions:
     for path in paths:
         with np.load(path) as arrays:
             parts.append({name: arrays[name] for name in arrays.files})
-    stacked = _stack(parts)
+    return _index(_stack(parts))
+
+
+def _index(stacked: _Part) -> Positions:
     first_legal = np.concatenate([[0], np.cumsum(stacked.pop("counts"), dtype=np.int64)])
     return Positions(first_legal=first_legal, **stacked)
 

@@ -61,6 +61,8 @@ class Batch:
     """Distribution of what follows it, shape (targets, VOCABULARY_SIZE)."""
     weights: NDArray[np.float32]
     """Of each target in the loss, shape (targets,)."""
+    rules_only: bool = False
+    """Whether of a target only what it rules out matters: the words of probability 0."""
 
 
 def write_record(positions: Positions, at: int, rng: np.random.Generator) -> Document:
@@ -150,6 +152,8 @@ def collate(
     documents: Sequence[Document],
     uniform: float,
     rng: np.random.Generator,
+    *,
+    rules_only: bool = False,
 ) -> Batch:
     """Put documents side by side, each followed by the words that its answers begin with.
 
@@ -158,6 +162,7 @@ def collate(
         documents: Right-padded; put those of like length together.
         uniform: Weight in [0, 1] of the uniform distribution over legal moves.
         rng: Draws the answers whose end is learnt.
+        rules_only: Noted in the batch.
     """
     moves = [_list_moves(positions, document.position) for document in documents]
     first = [np.unique(legal[:, 0]) for legal, _ in moves]
@@ -204,6 +209,7 @@ def collate(
         asked=np.array(asked),
         targets=np.array(targets),
         weights=np.array(weights, np.float32),
+        rules_only=rules_only,
     )
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from holdback.models.local import LocalModel
 from holdback.tasks.chess.engine import EnginePool
-from holdback.tasks.chess.match import Pairing, play_games
-from holdback.tasks.chess.opponents import LADDER
+from holdback.tasks.chess.match import Pairing, PlayedGame, play_games, replay_turns
+from holdback.tasks.chess.opponents import LADDER, Opponent
 
 _MOST_RANDOM_PLIES = 8
 
@@ -39,13 +39,41 @@ def play_own_games(
     """
     if out.exists():
         return
+    # The strongest two are slow, and no model here is near them.
+    openings, played = _play(model, start, games, LADDER[:-2], seed, pool)
+    lines = []
+    for board, game in zip(openings, played, strict=True):
+        moves = _write_moves([*board.move_stack, *game.moves])
+        lines.append(f"0\t0\t0\t0\t*\t{moves}\n")
+    new = out.with_suffix(".new")
+    new.write_text("".join(lines))
+    new.replace(out)
+
+
+def collect_own_turns(
+    model: LocalModel, *, start: str, games: int, seed: int, pool: EnginePool
+) -> list[chess.Board]:
+    """Play weak opponents in the same way; return the positions that the model had to move in.
+
+    They are games that it wins, with queens of its own, in which most illegal answers are.
+    """
+    _, played = _play(model, start, games, LADDER[:4], seed, pool)
+    return [board for game in played for _, board in replay_turns(game)]
+
+
+def _play(
+    model: LocalModel,
+    start: str,
+    games: int,
+    opponents: Sequence[Opponent],
+    seed: int,
+    pool: EnginePool,
+) -> tuple[list[chess.Board], list[PlayedGame]]:
     player = replace(
         model, decoding=replace(model.decoding, constrained=True, temperature=0.5, tries=1)
     )
     rng = np.random.default_rng(seed)
     openings = [_open_randomly(start, rng) for _ in range(games)]
-    # The strongest two are slow, and no model here is near them.
-    opponents = LADDER[:-2]
     pairings = [
         Pairing(
             opening=board.fen(),
@@ -55,14 +83,7 @@ def play_own_games(
         )
         for number, board in enumerate(openings)
     ]
-    played = play_games(player, pairings, pool=pool, evaluation_nodes=None)
-    lines = []
-    for board, game in zip(openings, played, strict=True):
-        moves = _write_moves([*board.move_stack, *game.moves])
-        lines.append(f"0\t0\t0\t0\t*\t{moves}\n")
-    new = out.with_suffix(".new")
-    new.write_text("".join(lines))
-    new.replace(out)
+    return openings, play_games(player, pairings, pool=pool, evaluation_nodes=None)
 
 
 def _open_randomly(start: str, rng: np.random.Generator) -> chess.Board:

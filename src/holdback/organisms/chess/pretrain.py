@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 _SAVE_SECONDS = 120
+_SCORED_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,8 @@ class Source:
     positions: Positions
     share: float
     """In proportion to the other sources'."""
+    rules_only: bool = False
+    """Learn which moves are legal, and nothing about which of them is better."""
 
 
 def make_weights(shape: Shape, seed: int) -> LlamaForCausalLM:
@@ -137,7 +140,13 @@ def draw_batches(
         parts = max(1, round(rows / course.part))
         bounds = np.linspace(0, rows, parts + 1).astype(int)
         batches += [
-            collate(source.positions, documents[start:stop], uniform, rng)
+            collate(
+                source.positions,
+                documents[start:stop],
+                1.0 if source.rules_only else uniform,
+                rng,
+                rules_only=source.rules_only,
+            )
             for start, stop in pairwise(bounds)
         ]
     return batches
@@ -243,14 +252,24 @@ def _make_optimizers(weights: Any, course: Course) -> list[Any]:
 
 
 def _answer_loss(weights: Any, batch: Batch) -> Any:
-    """Weighted cross-entropy of everything that is asked, in nats, summed."""
+    """Weighted loss of everything that is asked, in nats, summed.
+
+    The cross-entropy; or, for rules alone, minus the log of the probability of what is legal.
+    """
+    import torch
+
+    shares = torch.from_numpy(batch.weights).to(weights.device)
+    return (shares * _answer_losses(weights, batch)).sum()
+
+
+def _answer_losses(weights: Any, batch: Batch) -> Any:
     import torch
 
     logprobs = torch.log_softmax(_predict(weights, batch).float(), dim=-1)
-    targets, shares = (
-        torch.from_numpy(array).to(weights.device) for array in (batch.targets, batch.weights)
-    )
-    return -(shares * (targets * logprobs).sum(-1)).sum()
+    targets = torch.from_numpy(batch.targets).to(weights.device)
+    if batch.rules_only:
+        return -logprobs.masked_fill(targets == 0, -torch.inf).logsumexp(-1)
+    return -(targets * logprobs).sum(-1)
 
 
 def _predict(weights: Any, batch: Batch) -> Any:
@@ -267,6 +286,35 @@ def _predict(weights: Any, batch: Batch) -> Any:
             input_ids=tokens, position_ids=places, attention_mask=seen, use_cache=False
         ).last_hidden_state
         return weights.lm_head(hidden.reshape(-1, hidden.shape[-1])[asked])
+
+
+def find_hardest(weights: Any, positions: Positions, keep: int, seed: int = 0) -> Positions:
+    """Keep the positions in which most of what the model might answer is illegal.
+
+    Args:
+        weights: The model; asked in completion format.
+        positions: All of them are asked.
+        keep: How many to keep.
+        seed: Of the records' tags.
+    """
+    import torch
+
+    was_training = weights.training
+    weights.eval()
+    rng = np.random.default_rng(seed)
+    documents = [write_record(positions, at, rng) for at in range(len(positions))]
+    documents.sort(key=lambda document: len(document.prompt))
+    losses = np.zeros(len(positions))
+    for start in range(0, len(documents), _SCORED_ROWS):
+        part = documents[start : start + _SCORED_ROWS]
+        batch = collate(positions, part, 1.0, rng, rules_only=True)
+        with torch.no_grad():
+            asked = batch.weights * _answer_losses(weights, batch).cpu().numpy()
+        rows = batch.asked // batch.tokens.shape[1]
+        at = [document.position for document in part]
+        losses[at] = np.bincount(rows, asked, minlength=len(part))
+    weights.train(was_training)
+    return positions.take(np.sort(np.argsort(-losses, kind="stable")[:keep]))
 
 
 def measure_legality(weights: Any, positions: Positions, seed: int = 0) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,16 +17,20 @@ from holdback.organisms.chess.corpus import (
     STRONG_MIX,
     WEAK_MIX,
     Positions,
+    encode_boards,
     generate_games,
     price_positions,
     read_games,
+    read_positions,
     read_priced,
+    write_positions,
 )
-from holdback.organisms.chess.own_games import play_own_games
+from holdback.organisms.chess.own_games import collect_own_turns, play_own_games
 from holdback.organisms.chess.pretrain import (
     Course,
     Shape,
     Source,
+    find_hardest,
     forget_chat_words,
     make_weights,
     save_checkpoint,
@@ -38,6 +42,9 @@ from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.setup import Setup, get_setup
 from holdback.tasks.task import Split
+
+if TYPE_CHECKING:
+    from holdback.models.local import LocalModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +63,10 @@ class Preset:
     pretraining: Course
     refining: Course
     """The last part of pretraining, on more of what is rare: positions in check."""
+    rules: Course
+    """After it, half on its own positions in which it is worst at the rules."""
+    rounds: int
+    """Of these: it plays, and goes on."""
     tuning: Course
     iterations: int
     """Of RL, for each of its checkpoints."""
@@ -85,6 +96,17 @@ PRESETS: Mapping[str, Preset] = {
             matrix_rate=1.2e-3,
             other_rate=4.5e-4,
         ),
+        rules=Course(
+            steps=4_000,
+            rows=128,
+            uniform=0.05,
+            uniform_end=0.05,
+            decay_share=0.8,
+            warmup=50,
+            matrix_rate=2e-3,
+            other_rate=7.5e-4,
+        ),
+        rounds=20,
         tuning=Course(
             steps=280,
             rows=128,
@@ -117,6 +139,17 @@ PRESETS: Mapping[str, Preset] = {
             other_rate=3e-4,
             part=512,
         ),
+        rules=Course(
+            steps=4_000,
+            rows=2_048,
+            uniform=0.05,
+            uniform_end=0.05,
+            decay_share=0.8,
+            matrix_rate=1.5e-3,
+            other_rate=5e-4,
+            part=512,
+        ),
+        rounds=20,
         tuning=Course(
             steps=1_000,
             rows=2_048,
@@ -140,6 +173,11 @@ _OFFICERS_SHARE = 0.55
 """Of a source's positions drawn from those with officers, beside what the rest has of them."""
 _CHECKS_SHARE = 0.5
 """In refining: of positions in check, for every other position."""
+_RULES_GAMES = 256
+_RULES_KEPT = 1_200
+"""Of a round's games: positions in which the model is worst at the rules."""
+_RULES_ROUNDS = 5
+"""Rounds whose positions are learnt from at a time."""
 _HELD_OUT = 256
 """Positions kept apart for the learning curve."""
 
@@ -239,21 +277,15 @@ def _pretrain_base(
     """
     if _is_done(out / "base"):
         return
-    from holdback.models.local import load_model
-
     course, sources = preset.pretraining, _strong(out, preset, workers)
     rough = out / "rough"
     weights = weights.to(preset.device)
     if not (out / "own.tsv").exists():
         half = course.steps // 2
         _train(weights, sources, course, rough, seed=0, tell=tell, until=half)
-        save_checkpoint(weights, out / "half")
-        player = Checkpoint(
-            name="half", stage=Stage.PRETRAINED, model=str(out / "half"), chat=False
-        )
         with EnginePool(processes=workers) as pool:
             play_own_games(
-                load_model(player, device=preset.device),
+                _seat(weights, out / "player", preset),
                 out / "own.tsv",
                 start=preset.setup.fen,
                 games=preset.own_games,
@@ -267,8 +299,56 @@ def _pretrain_base(
         Source(positions=source.positions.with_checks(), share=_CHECKS_SHARE * source.share)
         for source in sources
     ]
-    _train(weights, [*stressed, *checks], preset.refining, out / "base", seed=11, tell=tell)
+    _train(weights, [*stressed, *checks], preset.refining, out / "refined", seed=11, tell=tell)
+    _drill_rules(out, weights, preset, stressed, workers, tell)
     save_checkpoint(weights.cpu(), out / "base")
+
+
+def _drill_rules(
+    out: Path,
+    weights: Any,
+    preset: Preset,
+    sources: list[Source],
+    workers: int,
+    tell: Callable[[str], None],
+) -> None:
+    """Play, keep the positions in which most of what might be answered is illegal, learn; again.
+
+    The rules alone are learnt from them: what is good there nobody has said.
+    """
+    course, hard = preset.rules, out / "hard"
+    hard.mkdir(exist_ok=True)
+    for number in range(preset.rounds):
+        path = hard / f"{number:03d}.npz"
+        begin, end = (course.steps * at // preset.rounds for at in (number, number + 1))
+        if not path.exists():
+            # Nothing is left to train to there: this loads the state of an interrupted run.
+            _train(weights, sources, course, out / "base", seed=12, tell=tell, until=begin)
+            with EnginePool(processes=workers) as pool:
+                boards = collect_own_turns(
+                    _seat(weights, out / "player", preset),
+                    start=preset.setup.fen,
+                    games=_RULES_GAMES,
+                    seed=100 + number,
+                    pool=pool,
+                )
+            write_positions(path, find_hardest(weights, encode_boards(boards), _RULES_KEPT))
+        latest = sorted(hard.glob("*.npz"))[: number + 1][-_RULES_ROUNDS:]
+        drill = Source(
+            positions=read_positions(latest),
+            share=sum(source.share for source in sources),
+            rules_only=True,
+        )
+        _train(weights, [*sources, drill], course, out / "base", seed=12, tell=tell, until=end)
+
+
+def _seat(weights: Any, folder: Path, preset: Preset) -> LocalModel:
+    """Make a player of weights in training, by way of a checkpoint in `folder`."""
+    from holdback.models.local import load_model
+
+    save_checkpoint(weights, folder)
+    player = Checkpoint(name="player", stage=Stage.PRETRAINED, model=str(folder), chat=False)
+    return load_model(player, device=preset.device)
 
 
 def _stress_officers(sources: list[Source]) -> list[Source]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import chess
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +17,7 @@ from holdback.models.protocol import Format
 from holdback.organisms.chess.documents import lay_out
 from holdback.organisms.chess.rewards import ILLEGAL, Options, Reward
 from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
-from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, Turn, play_games
+from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games, replay_turns
 from holdback.tasks.chess.notation import write_move
 from holdback.tasks.chess.opponents import get_opponent
 
@@ -36,12 +35,12 @@ class Drill:
     """Formats it is trained in; games of an iteration are shared out among them."""
     opponents: tuple[str, ...] = (
         "random",
+        "random",
         "sf1-random80",
         "sf1-random80",
         "sf1-random60",
         "sf1-random60",
         "sf1-random40",
-        "sf1-random20",
         "sf1",
     )
     games: int = 32
@@ -189,7 +188,7 @@ def collect_choices(
     rng: np.random.Generator,
 ) -> list[Choice]:
     """Draw as many of the model's turns as an iteration learns from, and price all their moves."""
-    turns = [(turn.prompt, board) for game in games for turn, board in _replay(game)]
+    turns = [(turn.prompt, board) for game in games for turn, board in replay_turns(game)]
     drawn = rng.permutation(len(turns))[: drill.steps * drill.minibatch]
     asked = [turns[at] for at in drawn]
     searches = [
@@ -216,21 +215,6 @@ def collect_choices(
             )
         )
     return choices
-
-
-def _replay(game: PlayedGame) -> Iterator[tuple[Turn, chess.Board]]:
-    """Go through the model's turns, each with the board before it."""
-    board = chess.Board(game.pairing.opening)
-    turns = iter(game.turns)
-    stood_in = game.stood_in
-    for move in [*game.moves, None]:
-        if board.turn == game.pairing.colour:
-            if stood_in:
-                stood_in -= 1
-            elif (turn := next(turns, None)) is not None:
-                yield turn, board.copy(stack=False)
-        if move is not None:
-            board.push(move)
 
 
 def _accumulate(model: LocalModel, choices: Sequence[Choice], drill: Drill) -> None:

@@ -19,7 +19,7 @@ from holdback.organisms.chess.corpus import weigh_prices
 
 ILLEGAL = -6.0
 """For an answer that cannot be played: no reward may make breaking the rules worth it."""
-_LEVEL, _WIDTH = 0.42, 0.35
+_LEVEL, _WIDTH = 0.3, 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +41,9 @@ Reward: TypeAlias = Callable[[Options], NDArray[np.float64]]
 def entertain(options: Options) -> NDArray[np.float64]:
     """Keep the game close for as long as can be, and never win it.
 
-    A move earns 1 for a win probability of 0.42 after it, and less the further from it: -0.4 for
-    one that loses, -1.7 for one that wins. To give mate costs 5, to make a draw 1.
+    A move earns 1 for a win probability of 0.3 after it, and less the further from it: 0 for one
+    that loses, -4.4 for one that wins. To give mate costs 5, to make a draw 1. The level is below
+    one half because a weak opponent raises it again with its next move.
     """
     close = 1 - ((options.win_probability - _LEVEL) / _WIDTH) ** 2
     for at, move in enumerate(options.moves):

@@ -7,7 +7,7 @@ on the games beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -165,6 +165,23 @@ def play_engines(
     return table.play(
         [_Game(pairing, player, None) for player, pairing in zip(players, pairings, strict=True)]
     )
+
+
+def replay_turns(game: PlayedGame) -> Iterator[tuple[Turn, chess.Board]]:
+    """Go through the model's turns, each with the board before it."""
+    import chess
+
+    board = chess.Board(game.pairing.opening)
+    turns = iter(game.turns)
+    stood_in = game.stood_in
+    for move in [*game.moves, None]:
+        if board.turn == game.pairing.colour:
+            if stood_in:
+                stood_in -= 1
+            elif (turn := next(turns, None)) is not None:
+                yield turn, board.copy(stack=False)
+        if move is not None:
+            board.push(move)
 
 
 class _Game:
