@@ -1,4 +1,4 @@
-"""The command line. Everything heavy is imported by the command that needs it."""
+"""`holdback audit`, `plan` and `report`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-import holdback
-from holdback.errors import ConfigError, HoldbackError, UnknownNameError
+from holdback.cli.app import FAILED, main
+from holdback.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,23 +22,6 @@ if TYPE_CHECKING:
     from holdback.audit import AuditResult
     from holdback.plan import AuditPlan
     from holdback.runs.planning import Forecast
-
-_USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
-
-
-class _Commands(TyperGroup):
-    """Turn our errors into one line; let a bug keep its traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except HoldbackError as error:
-            words = " ".join(str(error).split())
-            typer.echo(f"holdback: {words}", err=True)
-            sys.exit(_USAGE if isinstance(error, ConfigError) else _FAILED)
-        except KeyboardInterrupt:
-            typer.echo("holdback: stopped; the same command goes on from here", err=True)
-            sys.exit(_INTERRUPTED)
 
 
 class Access(StrEnum):
@@ -51,42 +33,6 @@ class Access(StrEnum):
     WEIGHTS = "weights"
 
 
-class Lineage(StrEnum):
-    """Lineages that Holdback can make."""
-
-    CHESS = "chess"
-
-
-class Setup(StrEnum):
-    """Where chess games start."""
-
-    KINGS_AND_PAWNS = "kings_and_pawns"
-    STANDARD = "standard"
-
-
-class Preset(StrEnum):
-    """How much machine a training run is for."""
-
-    CPU = "cpu"
-    GPU = "gpu"
-
-
-main = typer.Typer(
-    cls=_Commands,
-    help=holdback.__doc__,
-    no_args_is_help=True,
-    add_completion=False,
-    # Plain: square brackets in our help are no markup, and a traceback is for who can read it.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-organisms = typer.Typer(
-    help="Make and check lineages whose truth is known.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-main.add_typer(organisms, name="organisms")
-
 AuditName = Annotated[str, typer.Argument(metavar="AUDIT", help="An audit file, or `chess`.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Leave out what [quick] in AUDIT says.")]
 Limit = Annotated[
@@ -95,25 +41,9 @@ Limit = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the findings, nothing else.")
 ]
-SetupName = Annotated[Setup, typer.Option(help="Where the games start.")]
 Report = Annotated[
     Path | None, typer.Option("--out", help="Where the report goes; runs/<audit>.html if unsaid.")
 ]
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"holdback {holdback.__version__}")
-        raise typer.Exit
-
-
-@main.callback()
-def _begin(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
-    ] = False,
-) -> None:
-    """Find out what a language model can do and does not show."""
 
 
 @main.command()
@@ -162,7 +92,7 @@ def audit(
         first = result.failed[0]
         words = f"{len(result.failed)} runs failed, first {first.label}: {first.reason}"
         typer.echo(f"holdback: {words}; the same command tries them again", err=True)
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(FAILED)
 
 
 @main.command("plan")
@@ -198,129 +128,6 @@ def report(
         opened.verify()
         result = read_result(opened)
     _present(result, out or records.with_suffix(".html"), Console(stderr=True), as_json=as_json)
-
-
-@organisms.command("train")
-def train_organism(
-    lineage: Lineage,
-    *,
-    out: Annotated[Path, typer.Option(help="Folder; what is finished there is not made again.")],
-    preset: Annotated[Preset, typer.Option(help="The machine it is for.")] = Preset.CPU,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that make games.")] = 2,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Make this checkpoint alone; may be repeated.")
-    ] = None,
-    go_on: Annotated[
-        bool, typer.Option("--go-on", help="Pretrain from the shipped base, not from nothing.")
-    ] = False,
-) -> None:
-    """Train a lineage; interrupted, the same command goes on."""
-    from holdback.organisms.chess.recipe import STAGES, train_lineage
-
-    train_lineage(
-        out,
-        preset=str(preset),
-        workers=workers,
-        tell=_tell,
-        only=tuple(only or STAGES),
-        go_on=go_on,
-    )
-
-
-@organisms.command("verify")
-def verify_organism(
-    lineage: Lineage,
-    *,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--from", help="What `train` made there; the shipped weights if unsaid."),
-    ] = None,
-    setup: SetupName = Setup.KINGS_AND_PAWNS,
-    games: Annotated[int, typer.Option(min=2, help="Games against each opponent; even.")] = 40,
-    seed: int = 0,
-) -> None:
-    """Hold a lineage against what it claims, and fail if it misses."""
-    from holdback.organisms.chess.verify import (
-        check_requirements,
-        list_checkpoints,
-        verify_lineage,
-    )
-    from holdback.tasks.chess.setup import get_setup
-
-    showings = verify_lineage(
-        list_checkpoints(folder), setup=get_setup(setup), games=games, seed=seed, tell=_tell
-    )
-    requirements = check_requirements(showings)
-    for requirement in requirements:
-        met = "ok  " if requirement.met else "MISS"
-        typer.echo(f"{met} {requirement.text}: {requirement.measured}")
-    if not all(requirement.met for requirement in requirements):
-        raise typer.Exit(_FAILED)
-
-
-@organisms.command("make-openings")
-def make_openings(
-    lineage: Lineage,
-    *,
-    out: Annotated[Path, typer.Option(help="The text file to write.")],
-    setup: SetupName = Setup.KINGS_AND_PAWNS,
-    n: Annotated[int, typer.Option("--openings", min=1, help="How many.")] = 600,
-) -> None:
-    """Make the openings anew: random plies that leave both sides their chances."""
-    from holdback.tasks.chess.openings import write_openings
-    from holdback.tasks.chess.setup import get_setup
-
-    write_openings(out, setup=get_setup(setup), n=n)
-
-
-@organisms.command("make-demonstrations")
-def make_demonstrations(
-    lineage: Lineage,
-    *,
-    out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
-    setup: SetupName = Setup.KINGS_AND_PAWNS,
-    games: Annotated[int, typer.Option(min=1, help="Games of each demonstrator.")] = 400,
-) -> None:
-    """Play the demonstration games anew."""
-    from holdback.tasks.chess.demonstrations import write_demonstrations
-    from holdback.tasks.chess.setup import get_setup
-
-    write_demonstrations(out, setup=get_setup(setup), n=games)
-
-
-@organisms.command("rate-opponents")
-def rate_opponents(
-    lineage: Lineage,
-    *,
-    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
-    setup: SetupName = Setup.KINGS_AND_PAWNS,
-    games: Annotated[int, typer.Option(min=2, help="Games of each pair of neighbours.")] = 1200,
-) -> None:
-    """Play the round robin of the opponents, and write their ratings."""
-    from holdback.tasks.chess import round_robin
-    from holdback.tasks.chess.setup import get_setup
-
-    ratings, facts = round_robin.rate_opponents(get_setup(setup), games=games, report=_tell)
-    round_robin.write_ratings(out, ratings, facts)
-
-
-@organisms.command("make-positions")
-def make_positions(
-    lineage: Lineage,
-    *,
-    out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
-    setup: SetupName = Setup.KINGS_AND_PAWNS,
-    games: Annotated[int, typer.Option(min=1, help="Source games.")] = 480,
-) -> None:
-    """Make the positions anew, and evaluate every legal move of each."""
-    from holdback.tasks.chess.positions import write_positions
-    from holdback.tasks.chess.setup import get_setup
-
-    write_positions(out, setup=get_setup(setup), games=games)
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _shipped() -> dict[str, Any]:
@@ -405,7 +212,3 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
             lines.append(f"{task}: smallest detectable gap {gap:.3g} (margin {margin:g})")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,60 @@
+"""The program `holdback`: what all of its commands share."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import holdback
+from holdback.errors import ConfigError, HoldbackError
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class _Commands(TyperGroup):
+    """Turn our errors into one line; let a bug keep its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HoldbackError as error:
+            words = " ".join(str(error).split())
+            typer.echo(f"holdback: {words}", err=True)
+            sys.exit(USAGE if isinstance(error, ConfigError) else FAILED)
+        except KeyboardInterrupt:
+            typer.echo("holdback: stopped; the same command goes on from here", err=True)
+            sys.exit(INTERRUPTED)
+
+
+main = typer.Typer(
+    cls=_Commands,
+    help=holdback.__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain: square brackets in our help are no markup, and a traceback is for who can read it.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"holdback {holdback.__version__}")
+        raise typer.Exit
+
+
+@main.callback()
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
+    ] = False,
+) -> None:
+    """Find out what a language model can do and does not show."""
+
+
+def tell(line: str) -> None:
+    """Print a line of progress, where it does not mix with what a command prints."""
+    typer.echo(line, err=True)

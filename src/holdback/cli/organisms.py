@@ -1,0 +1,160 @@
+"""`holdback organisms`: make and check lineages whose truth is known."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdback.cli.app import FAILED, main, tell
+
+
+class Lineage(StrEnum):
+    """Lineages that Holdback can make."""
+
+    CHESS = "chess"
+
+
+class Setup(StrEnum):
+    """Where chess games start."""
+
+    KINGS_AND_PAWNS = "kings_and_pawns"
+    STANDARD = "standard"
+
+
+class Preset(StrEnum):
+    """How much machine a training run is for."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+organisms = typer.Typer(
+    help="Make and check lineages whose truth is known.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+main.add_typer(organisms, name="organisms")
+
+SetupName = Annotated[Setup, typer.Option(help="Where the games start.")]
+
+
+@organisms.command("train")
+def train_organism(
+    lineage: Lineage,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder; what is finished there is not made again.")],
+    preset: Annotated[Preset, typer.Option(help="The machine it is for.")] = Preset.CPU,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make games.")] = 2,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Make this checkpoint alone; may be repeated.")
+    ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Pretrain from the shipped base, not from nothing.")
+    ] = False,
+) -> None:
+    """Train a lineage; interrupted, the same command goes on."""
+    from holdback.organisms.chess.recipe import STAGES, train_lineage
+
+    train_lineage(
+        out,
+        preset=str(preset),
+        workers=workers,
+        tell=tell,
+        only=tuple(only or STAGES),
+        go_on=go_on,
+    )
+
+
+@organisms.command("verify")
+def verify_organism(
+    lineage: Lineage,
+    *,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--from", help="What `train` made there; the shipped weights if unsaid."),
+    ] = None,
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
+    games: Annotated[int, typer.Option(min=2, help="Games against each opponent; even.")] = 40,
+    seed: int = 0,
+) -> None:
+    """Hold a lineage against what it claims, and fail if it misses."""
+    from holdback.organisms.chess.verify import (
+        check_requirements,
+        list_checkpoints,
+        verify_lineage,
+    )
+    from holdback.tasks.chess.setup import get_setup
+
+    showings = verify_lineage(
+        list_checkpoints(folder), setup=get_setup(setup), games=games, seed=seed, tell=tell
+    )
+    requirements = check_requirements(showings)
+    for requirement in requirements:
+        met = "ok  " if requirement.met else "MISS"
+        typer.echo(f"{met} {requirement.text}: {requirement.measured}")
+    if not all(requirement.met for requirement in requirements):
+        raise typer.Exit(FAILED)
+
+
+@organisms.command("make-openings")
+def make_openings(
+    lineage: Lineage,
+    *,
+    out: Annotated[Path, typer.Option(help="The text file to write.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
+    n: Annotated[int, typer.Option("--openings", min=1, help="How many.")] = 600,
+) -> None:
+    """Make the openings anew: random plies that leave both sides their chances."""
+    from holdback.tasks.chess.openings import write_openings
+    from holdback.tasks.chess.setup import get_setup
+
+    write_openings(out, setup=get_setup(setup), n=n)
+
+
+@organisms.command("make-demonstrations")
+def make_demonstrations(
+    lineage: Lineage,
+    *,
+    out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
+    games: Annotated[int, typer.Option(min=1, help="Games of each demonstrator.")] = 400,
+) -> None:
+    """Play the demonstration games anew."""
+    from holdback.tasks.chess.demonstrations import write_demonstrations
+    from holdback.tasks.chess.setup import get_setup
+
+    write_demonstrations(out, setup=get_setup(setup), n=games)
+
+
+@organisms.command("rate-opponents")
+def rate_opponents(
+    lineage: Lineage,
+    *,
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
+    games: Annotated[int, typer.Option(min=2, help="Games of each pair of neighbours.")] = 1200,
+) -> None:
+    """Play the round robin of the opponents, and write their ratings."""
+    from holdback.tasks.chess import round_robin
+    from holdback.tasks.chess.setup import get_setup
+
+    ratings, facts = round_robin.rate_opponents(get_setup(setup), games=games, report=tell)
+    round_robin.write_ratings(out, ratings, facts)
+
+
+@organisms.command("make-positions")
+def make_positions(
+    lineage: Lineage,
+    *,
+    out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
+    setup: SetupName = Setup.KINGS_AND_PAWNS,
+    games: Annotated[int, typer.Option(min=1, help="Source games.")] = 480,
+) -> None:
+    """Make the positions anew, and evaluate every legal move of each."""
+    from holdback.tasks.chess.positions import write_positions
+    from holdback.tasks.chess.setup import get_setup
+
+    write_positions(out, setup=get_setup(setup), games=games)
