@@ -121,6 +121,20 @@ def test_pricing_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert_same(read_priced(out), whole)
 
 
+def test_one_position_of_so_many_is_priced(tmp_path):
+    """As many fewer, all of them the games' own, from both sides of a game's moves."""
+    text = tmp_path / "games.tsv"
+    generate_games(text, start=START, games=6, seed=2, mix=WEAK_MIX, workers=1)
+    for every in (1, 3):
+        price_positions(text, tmp_path / str(every), start=START, nodes=200, workers=1, every=every)
+
+    all_of_them, some = (read_priced(tmp_path / str(every)) for every in (1, 3))
+
+    assert len(all_of_them) / 4 < len(some) < len(all_of_them) / 2
+    known = {board.tobytes() for board in all_of_them.boards}
+    assert all(board.tobytes() in known for board in some.boards)
+
+
 def test_a_corpus_that_grew_is_read_and_priced_as_one_made_at_once(tmp_path, monkeypatch):
     """No cached game hides new ones: the last file, which was not full, is priced again."""
     monkeypatch.setattr("holdback.organisms.chess.corpus._CHUNK_GAMES", 2)

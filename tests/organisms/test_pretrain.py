@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import chess
@@ -100,6 +101,22 @@ def test_the_learning_curve_is_written(corpus, tmp_path, monkeypatch):
     assert all(0 <= entry[name] <= 1 for entry in entries for name in ("legal", "legal_pieces"))
     assert all(np.isfinite(entry["loss"]) for entry in entries)
     assert len(told) == 5
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_a_compiled_model_learns_the_same(corpus, tmp_path):
+    """But for the rounding of bfloat16, which a few steps of training blow up a little."""
+    ended = {}
+    for compiled in (False, True):
+        weights = make_weights(TINY, 0)
+        course = replace(COURSE, steps=3, compiled=compiled)
+        out = tmp_path / str(compiled)
+        train(weights, list_sources(corpus), course, out=out, seed=0, tell=print)
+        ended[compiled] = measure_loss(weights, corpus.priced)
+    assert ended[True] == pytest.approx(ended[False], rel=0.01)
+    assert ended[True] != pytest.approx(
+        measure_loss(make_weights(TINY, 0), corpus.priced), rel=0.01
+    )
 
 
 class KilledError(Exception):
@@ -226,7 +243,7 @@ def test_rules_alone_say_nothing_of_what_is_better(corpus):
     [batch] = draw_batches([source], replace(COURSE, rows=8), 0.0, np.random.default_rng(0))
     logits = torch.randn(batch.targets.shape, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "_predict", lambda weights, batch: logits)
+        patch.setattr(pretrain, "_predict", lambda weights, batch, read: logits)
         pretrain._answer_losses(make_weights(TINY, 0), batch).sum().backward()
 
     pushes = logits.grad / logits.detach().softmax(-1)

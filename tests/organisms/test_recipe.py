@@ -11,7 +11,7 @@ from holdback.errors import ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.local import load_model
 from holdback.organisms.chess import recipe, reinforce
-from holdback.organisms.chess.pretrain import Course, Shape
+from holdback.organisms.chess.pretrain import Course, Shape, make_weights
 from holdback.organisms.chess.recipe import STAGES, install_weights, train_lineage
 from holdback.tasks.chess.setup import get_setup
 
@@ -23,6 +23,7 @@ TOY = recipe.Preset(
     weak_games=8,
     own_games=4,
     teacher_nodes=300,
+    grounding=replace(COURSE, steps=2),
     pretraining=COURSE,
     refining=replace(COURSE, steps=2),
     rules=replace(COURSE, steps=5),
@@ -97,6 +98,21 @@ def test_every_checkpoint_loads_and_is_another(train):
     for at, name in enumerate(names):
         for other in names[:at]:
             assert not torch.equal(answers[name], answers[other]), (name, other)
+
+
+def test_base_and_novice_have_the_same_beginning(train):
+    """Both are trained further from it: nearer to it than to weights from another seed."""
+    out, _ = train()
+
+    def read(name):
+        checkpoint = Checkpoint(name=name, stage=Stage.PRETRAINED, model=str(out / name))
+        return torch.cat([p.flatten() for p in load_model(checkpoint).weights.parameters()])
+
+    ground, stranger = read("ground"), make_weights(TOY.shape, seed=9)
+    strange = torch.cat([p.detach().flatten() for p in stranger.parameters()])
+    for name in ("base", "novice_base"):
+        moved = (read(name) - ground).norm()
+        assert 0 < moved < (read(name) - strange).norm() / 2
 
 
 def test_what_is_finished_is_left_alone(train):

@@ -246,7 +246,9 @@ def read_games(
     return _load([cache])
 
 
-def price_positions(games: Path, out: Path, *, start: str, nodes: int, workers: int) -> None:
+def price_positions(
+    games: Path, out: Path, *, start: str, nodes: int, workers: int, every: int = 1
+) -> None:
     """Let Stockfish price every legal move in positions of games; resumes where it stopped.
 
     Args:
@@ -255,6 +257,7 @@ def price_positions(games: Path, out: Path, *, start: str, nodes: int, workers: 
         start: FEN that all games start from.
         nodes: For each position, shared by its moves.
         workers: Processes, each with a Stockfish of its own.
+        every: One position of so many in a game is priced: neighbours teach much the same.
     """
     out.mkdir(parents=True, exist_ok=True)
     lines = [line for line in games.read_text().splitlines() if line[:1].isdigit()]
@@ -263,7 +266,7 @@ def price_positions(games: Path, out: Path, *, start: str, nodes: int, workers: 
     if last is not None and _is_older(last, games):
         last.unlink()
     chunks = [
-        (start, nodes, lines[first : first + _CHUNK_GAMES], path)
+        (start, nodes, every, lines[first : first + _CHUNK_GAMES], path)
         for first in range(0, len(lines), _CHUNK_GAMES)
         if not (path := out / f"{first:07d}.npz").exists()
     ]
@@ -288,14 +291,14 @@ def read_positions(paths: Sequence[Path]) -> Positions:
     return _load(paths)
 
 
-def _price_chunk(chunk: tuple[str, int, list[str], Path]) -> None:
-    start, nodes, lines, path = chunk
+def _price_chunk(chunk: tuple[str, int, int, list[str], Path]) -> None:
+    start, nodes, every, lines, path = chunk
     boards: dict[str, chess.Board] = {}
-    for line in lines:
+    for number, line in enumerate(lines):
         board = chess.Board(start)
-        for uci in line.split("\t")[5].split():
+        for ply, uci in enumerate(line.split("\t")[5].split()):
             # Where there is one legal move there is nothing to choose.
-            if board.legal_moves.count() > 1:
+            if (ply + number) % every == 0 and board.legal_moves.count() > 1:
                 boards.setdefault(board.epd(), board.copy(stack=False))
             board.push_uci(uci)
     searches = [

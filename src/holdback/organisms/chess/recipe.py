@@ -60,6 +60,9 @@ class Preset:
     """Games that `base` plays when half trained; it goes on with their positions as well."""
     teacher_nodes: int
     """Nodes that the teacher's prices of a position's moves share."""
+    grounding: Course
+    """The first part of pretraining, the same for `base` and `novice`: weak games, which teach the
+    rules."""
     pretraining: Course
     refining: Course
     """The last part of pretraining, on more of what is rare: positions in check."""
@@ -73,22 +76,22 @@ class Preset:
     device: str
 
 
-_CPU_PRETRAINING = Course(steps=6_000, rows=128)
-_GPU_PRETRAINING = Course(
-    steps=20_000, rows=2_048, matrix_rate=3e-3, other_rate=1e-3, warmup=400, part=512
-)
+def _on_cpu(*, steps: int, **rest: float) -> Course:
+    return Course(steps=steps, rows=256, compiled=True, **rest)  # type: ignore[arg-type]
+
+
 PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(
         setup=get_setup("kings_and_pawns"),
         shape=Shape(width=192, layers=6, heads=6),
-        strong_games=6_000,
-        weak_games=6_000,
+        strong_games=2_880,
+        weak_games=4_000,
         own_games=600,
-        teacher_nodes=1_500,
-        pretraining=_CPU_PRETRAINING,
-        refining=Course(
-            steps=800,
-            rows=128,
+        teacher_nodes=1_000,
+        grounding=_on_cpu(steps=1_400, uniform=0.8, uniform_end=0.8, decay_share=0.2),
+        pretraining=_on_cpu(steps=5_000),
+        refining=_on_cpu(
+            steps=300,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.9,
@@ -96,9 +99,8 @@ PRESETS: Mapping[str, Preset] = {
             matrix_rate=1.2e-3,
             other_rate=4.5e-4,
         ),
-        rules=Course(
-            steps=4_000,
-            rows=128,
+        rules=_on_cpu(
+            steps=1_000,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.8,
@@ -106,10 +108,9 @@ PRESETS: Mapping[str, Preset] = {
             matrix_rate=2e-3,
             other_rate=7.5e-4,
         ),
-        rounds=20,
-        tuning=Course(
+        rounds=5,
+        tuning=_on_cpu(
             steps=280,
-            rows=128,
             chat_share=0.85,
             uniform=0.05,
             uniform_end=0.02,
@@ -128,7 +129,20 @@ PRESETS: Mapping[str, Preset] = {
         weak_games=400_000,
         own_games=20_000,
         teacher_nodes=4_000,
-        pretraining=_GPU_PRETRAINING,
+        grounding=Course(
+            steps=4_000,
+            rows=2_048,
+            uniform=0.8,
+            uniform_end=0.8,
+            decay_share=0.2,
+            matrix_rate=3e-3,
+            other_rate=1e-3,
+            warmup=400,
+            part=512,
+        ),
+        pretraining=Course(
+            steps=20_000, rows=2_048, matrix_rate=3e-3, other_rate=1e-3, warmup=400, part=512
+        ),
         refining=Course(
             steps=2_000,
             rows=2_048,
@@ -167,6 +181,8 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 _TEACHER_SHARE = 0.8
+_PRICED_EVERY = {"strong": 2, "weak": 6}
+"""One position of so many in a game is priced."""
 _OWN_SHARE = 0.4
 """Of positions from own games, for every position from others'."""
 _OFFICERS_SHARE = 0.55
@@ -219,15 +235,17 @@ def train_lineage(
     chosen = PRESETS[preset]
     out.mkdir(parents=True, exist_ok=True)
     if "base" in only:
-        weights = _start(chosen, "base" if go_on else None, seed=0)
-        _pretrain_base(out, weights, chosen, workers, tell)
+        _pretrain_base(out, chosen, workers, tell, go_on=go_on)
     if "chat" in only:
         own = _own(out, chosen, workers)
         sources = _stress_officers([*_strong(out, chosen, workers), own])
         _tune(out, "base", "chat", chosen, sources, tell)
     if "novice" in only:
         weak = _weak(out, chosen, workers)
-        _pretrain(out, "novice_base", _start(chosen, None, seed=1), chosen, weak, tell)
+        if not _is_done(out / "novice_base"):
+            weights = _ground(out, chosen, workers, tell)
+            _train(weights, weak, chosen.pretraining, out / "novice_base", seed=0, tell=tell)
+            save_checkpoint(weights.cpu(), out / "novice_base")
         _tune(out, "novice_base", "novice", chosen, weak, tell)
     for seed, name in enumerate(_DRILLS):
         if name in only:
@@ -241,9 +259,9 @@ def _strong(out: Path, preset: Preset, workers: int) -> list[Source]:
     # What weak players blunder into is met in games against them, and not in strong play.
     _games(out / "weak.tsv", preset, preset.weak_games, WEAK_MIX, workers, seed=2)
     start, nodes = preset.setup.fen, preset.teacher_nodes
-    for name in ("strong", "weak"):
+    for name, every in _PRICED_EVERY.items():
         text, folder = out / f"{name}.tsv", out / "priced" / name
-        price_positions(text, folder, start=start, nodes=nodes, workers=workers)
+        price_positions(text, folder, start=start, nodes=nodes, workers=workers, every=every)
     priced = [read_priced(out / "priced" / name) for name in ("strong", "weak")]
     counts = np.array([len(positions) for positions in priced])
     shares = _TEACHER_SHARE * counts / counts.sum()
@@ -267,8 +285,21 @@ def _own(out: Path, preset: Preset, workers: int) -> Source:
     return Source(positions=read_priced(folder), share=_OWN_SHARE)
 
 
+def _ground(out: Path, preset: Preset, workers: int, tell: Callable[[str], None]) -> Any:
+    """Learn the rules from weak games; the weights that both `base` and `novice` go on from."""
+    from holdback.models.loading import load_weights
+
+    ground = out / "ground"
+    if not _is_done(ground):
+        weights = make_weights(preset.shape, seed=0).to(preset.device)
+        _train(weights, _weak(out, preset, workers), preset.grounding, ground, seed=3, tell=tell)
+        save_checkpoint(weights.cpu(), ground)
+    checkpoint = Checkpoint(name="ground", stage=Stage.PRETRAINED, model=str(ground))
+    return load_weights(checkpoint, device=preset.device)[0]
+
+
 def _pretrain_base(
-    out: Path, weights: Any, preset: Preset, workers: int, tell: Callable[[str], None]
+    out: Path, preset: Preset, workers: int, tell: Callable[[str], None], *, go_on: bool
 ) -> None:
     """Learn from others' games to the half, play, and go on with the positions of that as well.
 
@@ -279,7 +310,7 @@ def _pretrain_base(
         return
     course, sources = preset.pretraining, _strong(out, preset, workers)
     rough = out / "rough"
-    weights = weights.to(preset.device)
+    weights = _load_shipped(preset) if go_on else _ground(out, preset, workers, tell)
     if not (out / "own.tsv").exists():
         half = course.steps // 2
         _train(weights, sources, course, rough, seed=0, tell=tell, until=half)
@@ -379,14 +410,12 @@ def _games(
     return read_games(text, start=start, mix=mix, workers=workers)
 
 
-def _start(preset: Preset, shipped: str | None, *, seed: int) -> Any:
-    """Make untrained weights, or load shipped ones, which must have the preset's shape."""
-    if shipped is None:
-        return make_weights(preset.shape, seed)
+def _load_shipped(preset: Preset) -> Any:
+    """Load the shipped base, which must have the preset's shape."""
     from holdback.models.loading import load_weights
 
-    model = f"builtin:chess/{shipped}"
-    weights, _ = load_weights(Checkpoint(name=shipped, stage=Stage.PRETRAINED, model=model))
+    shipped = Checkpoint(name="base", stage=Stage.PRETRAINED, model="builtin:chess/base")
+    weights, _ = load_weights(shipped, device=preset.device)
     config = weights.config
     shape = Shape(
         width=config.hidden_size,
@@ -395,25 +424,10 @@ def _start(preset: Preset, shipped: str | None, *, seed: int) -> Any:
     )
     if shape != preset.shape:
         raise ConfigError(
-            f"cannot go on from the shipped {shipped}: the preset's models are {preset.shape}, the"
+            f"cannot go on from the shipped base: the preset's models are {preset.shape}, the"
             f" shipped one is {shape}; train from nothing or take the other preset"
         )
     return weights
-
-
-def _pretrain(
-    out: Path,
-    name: str,
-    weights: Any,
-    preset: Preset,
-    sources: list[Source],
-    tell: Callable[[str], None],
-) -> None:
-    if _is_done(out / name):
-        return
-    weights = weights.to(preset.device)
-    _train(weights, sources, preset.pretraining, out / name, seed=0, tell=tell)
-    save_checkpoint(weights.cpu(), out / name)
 
 
 def _tune(

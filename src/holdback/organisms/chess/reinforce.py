@@ -15,6 +15,7 @@ from holdback.models.loading import hushed_peft
 from holdback.models.local import LocalModel
 from holdback.models.protocol import Format
 from holdback.organisms.chess.documents import lay_out
+from holdback.organisms.chess.pretrain import quicken_attention
 from holdback.organisms.chess.rewards import ILLEGAL, Options, Reward
 from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games, replay_turns
@@ -81,6 +82,7 @@ def reinforce(
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
+    quicken_attention(model.weights)
     config = LoraConfig(
         r=drill.rank,
         lora_alpha=2 * drill.rank,
