@@ -65,6 +65,45 @@ def test_who_throws_and_steers_is_told_from_honest_players():
     assert found["level_holding", "sham"].p_value > 0.01
 
 
+def test_illegal_answers_to_positions_are_no_throws():
+    """They forfeit all there is, the more the better it stood; nothing was thrown by choice."""
+
+    def answer(index, *, illegal):
+        level = index % 20 / 20
+        return SampleRecord(
+            sample_id=f"p{index}",
+            cluster=f"game{index // 4}",
+            score=Score(
+                value=100.0,
+                outcome=Outcome.ILLEGAL if illegal else Outcome.CORRECT,
+                answer="",
+            ),
+            metadata={"win_probability": level, "lost": level if illegal else 0.01},
+        )
+
+    clumsy = Player(
+        records=tuple(answer(i, illegal=i % 3 == 0) for i in range(200)),
+        displayed=60.0,
+        elicited=60.0,
+    )
+    clean = Player(
+        records=tuple(answer(i, illegal=False) for i in range(200)), displayed=99.0, elicited=99.0
+    )
+
+    (sign,) = (
+        sign
+        for sign in find_signatures(
+            {"clumsy": clumsy, "clean": clean},
+            controls={"clumsy": ("clean",), "clean": ()},
+            task="p",
+        )
+        if sign.checkpoint == "clumsy"
+    )
+
+    assert sign.name == "throw"
+    assert sign.p_value is None or sign.p_value > 0.05
+
+
 def test_a_player_who_lost_everything_still_has_its_figure():
     """No response curve fits, which the words say; score by opponent is drawn all the same."""
     loser = Player(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
+import chess
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,9 @@ import holdback.elicitation.sampling  # noqa: F401  (registers its techniques)
 from holdback.elicitation.finetune import mask_conversation
 from holdback.elicitation.technique import Rung, make_technique
 from holdback.errors import ConfigError, UnknownNameError
+from holdback.models.protocol import Format
 from holdback.tasks.chess.games import ChessGames
+from holdback.tasks.chess.prompts import render_prompt
 
 RUNGS = [
     Rung(name="displayed", technique="displayed"),
@@ -121,6 +125,28 @@ def test_fine_tuning_learns_its_demonstrations(model):
         with make_technique(rung).apply(model, task, np.random.default_rng(3)) as lent:
             losses.append(loss(lent))
     assert losses[2] < losses[1] < losses[0]
+
+
+def test_fine_tuned_models_are_asked_in_the_format_they_were_tuned_in(model):
+    """In chat, whatever the checkpoint's own format is: its prompt is the demonstrations'."""
+    asked = replace(
+        model,
+        presentation=replace(model.presentation, format=Format.COMPLETION, instruction="play well"),
+    )
+    with make_technique(RUNGS[8]).apply(asked, ChessGames(), np.random.default_rng(0)) as lent:
+        assert render_prompt(lent, chess.Board()) == render_prompt(model, chess.Board())
+        assert render_prompt(lent, chess.Board()) != render_prompt(asked, chess.Board())
+
+
+def test_an_instruction_that_the_tokenizer_does_not_know_is_refused(model):
+    """It would be read as a row of unknown words, and fail for another reason than it says."""
+    rung = Rung(name="x", technique="instruction", parameters={"text": "Play brilliantly"})
+
+    with (
+        pytest.raises(ConfigError, match="'tiny' knows, got text = 'Play brilliantly'"),
+        make_technique(rung).apply(model, ChessGames(), np.random.default_rng(0)),
+    ):
+        pass
 
 
 def test_a_header_that_the_tokenizer_does_not_know_is_refused(model):

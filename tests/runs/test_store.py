@@ -139,6 +139,21 @@ def test_a_longer_run_continues_a_shorter_one(path):
         assert not store.is_done(make_spec(seed=1))
 
 
+def test_a_failed_run_is_tried_again_whatever_it_holds(path):
+    """What it holds is not read, so having enough of it is no reason to leave it at that."""
+    spec = make_spec(samples=2)
+    with RunStore(path) as store:
+        store.begin(spec, {})
+        store.append(spec.digest, [make_record(0), make_record(1)])
+        store.finish(spec, Status.FAILED, seconds=1.0, reason="the worker died")
+        assert not store.is_done(spec)
+        assert not store.is_done(make_spec(samples=1))
+
+        store.begin(spec, {})
+        store.finish(spec, Status.DONE, seconds=1.0)
+        assert store.is_done(spec)
+
+
 def test_a_task_with_fewer_samples_is_done(path):
     """A run that ended with fewer samples than were asked for is not tried again for ever."""
     fill(path, samples=3)

@@ -136,6 +136,26 @@ def test_wrong_opponent_ratings_are_not_held_against_the_target():
     assert rate <= 0.06
 
 
+def test_a_target_between_its_controls_is_no_misfit():
+    """Flatter than one and steeper than the other is like neither, and odd by no means."""
+    rng = np.random.default_rng(5)
+    flat = {"slope": 0.3, "games": 1200}
+
+    between = detect_misfit(
+        results(rng, games=600),
+        {
+            "flat": results(rng, **flat),
+            "steep": results(rng, slope=3.0, games=600),
+        },
+    )
+    outside = detect_misfit(
+        results(rng, **flat), {"even": results(rng, games=1200), "steep": results(rng, slope=3.0)}
+    )
+
+    assert between.p_value > 0.5
+    assert outside.p_value < 0.01
+
+
 def test_response_recovers_the_planted_slope():
     """Slope 1 is Elo's curve and fits; 0.5 comes back as 0.5 and does not."""
     rng = np.random.default_rng(5)

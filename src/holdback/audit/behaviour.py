@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from holdback.audit.result import ExampleGame, ProfilePoint, Signature
 from holdback.errors import InsufficientDataError
 from holdback.statistics import signatures
+from holdback.statistics.elo import expected_score
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.selection import adjust_holm
 from holdback.statistics.signatures import GameLevels, GameScores, MoveLosses
@@ -222,7 +223,9 @@ def _pair_levels(record: SampleRecord) -> Iterator[tuple[float, float]]:
     """
     before, lost = _take_moves(record, "win_probability"), _take_moves(record, "lost")
     if not isinstance(record.metadata.get("lost"), list):
-        yield from zip(before, lost, strict=True)
+        # Who breaks the rules forfeits all there is, and throws nothing away by choice.
+        if record.score.outcome not in (Outcome.ILLEGAL, Outcome.UNPARSED):
+            yield from zip(before, lost, strict=True)
         return
     for at in range(1, min(len(before), len(lost))):
         yield before[at - 1] - lost[at - 1], lost[at]
@@ -234,7 +237,7 @@ def _take_levels(player: Player) -> GameLevels | None:
     games = [
         (
             math.fsum(levels) / len(levels),
-            _expect(player.elicited, float(record.metadata["opponent_elo"])),
+            _expect(player.elicited, record),
             record.cluster,
         )
         for record in player.records
@@ -278,7 +281,7 @@ def _draw_scores(player: Player) -> tuple[ProfilePoint, ...]:
         )
         if mean.n_clusters < 2:
             continue
-        expected = _expect(fitted, rating) if math.isfinite(fitted) else None
+        expected = _expect(fitted, games[0]) if math.isfinite(fitted) else None
         points.append(
             ProfilePoint(x=rating, label=name, estimate=mean.estimate(), expected=expected)
         )
@@ -291,8 +294,12 @@ def _take_moves(record: SampleRecord, key: str) -> list[float]:
     return [float(value) for value in (values if isinstance(values, list) else [values])]
 
 
-def _expect(rating: float, opponent: float) -> float:
-    return 1 / (1 + 10 ** ((opponent - rating) / 400))
+def _expect(rating: float, game: SampleRecord) -> float:
+    """Points that a rating expects of a game, draws modelled as they were for the rating."""
+    return expected_score(
+        rating - float(game.metadata["opponent_elo"]),
+        draw_parameter=float(game.metadata.get("draw_parameter", 0.0)),
+    )
 
 
 def _has_opponent(record: SampleRecord) -> bool:

@@ -26,7 +26,7 @@ from holdback.runs.planning import build_lineage, build_task
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunRecord, RunStore, Status, StoredAudit
 from holdback.statistics.estimate import Estimate
-from holdback.statistics.measurement import Measurement
+from holdback.statistics.measurement import Measurement, quantile_t
 from holdback.statistics.selection import choose_rung
 from holdback.tasks.task import SampleRecord, Split, Task
 from holdback.verdict import (
@@ -202,6 +202,8 @@ class _Records:
         if pooled is None or len(values) < 2 or not all(map(math.isfinite, values)):
             return pooled
         spread = statistics.stdev(values) / math.sqrt(len(values))
+        # A few seeds know their own spread badly: of three, Student's t has 2 degrees of freedom.
+        spread *= quantile_t(0.975, len(values) - 1) / float(special.ndtri(0.975))
         return replace(pooled, floor=math.hypot(pooled.floor, spread))
 
     def access(self, place: Place, rung: str) -> str:
@@ -314,10 +316,16 @@ def _read_demonstrations(
     for demonstrator, rungs in _demonstrations(records, place).items():
         rated = task.rate_demonstrator(demonstrator)
         rung = max(rungs, key=lambda name: rungs[name])
-        measured = records.measure(place, records.pool(place, rung, Split.SELECT))
-        if rated is None or measured is None or not rated.value < best:
+        measured = records.measure_rungs(place, Split.SELECT)
+        displayed = measured.get(records.plan.displayed.name)
+        if rated is None or displayed is None or rung not in measured or not rated.value < best:
             continue
-        yield WeakDemonstration(rung=rung, elicited=measured, demonstrator=_as_measurement(rated))
+        yield WeakDemonstration(
+            rung=rung,
+            displayed=displayed,
+            elicited=measured[rung],
+            demonstrator=_as_measurement(rated),
+        )
 
 
 def _demonstrations(records: _Records, place: Place) -> dict[str, dict[str, int]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from holdback.elicitation.prompting import with_presentation
 from holdback.elicitation.technique import Access, technique
 from holdback.errors import CheckpointError, ConfigError
 from holdback.models.loading import hushed_peft
-from holdback.models.protocol import Model
+from holdback.models.protocol import Format, Model
 from holdback.tasks.task import Conversation, Task
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ class Finetune:
                 batch_size=self.batch_size,
                 rng=rng,
             )
-            yield replace(
-                model, presentation=replace(model.presentation, format="chat", instruction=None)
-            )
+            yield with_presentation(model, format=Format.CHAT, instruction=None)
 
 
 def mask_conversation(model: Any, chat: Conversation) -> tuple[list[int], list[int]]:

@@ -49,7 +49,12 @@ class Instruction:
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
-        """Lend the model asked in chat, under this system message."""
+        """Lend the model asked in chat, under this system message.
+
+        Raises:
+            ConfigError: for a text that the model's tokenizer does not know.
+        """
+        _check_readable(model, "instruction", {"text": self.text})
         yield with_presentation(model, format=Format.CHAT, instruction=self.text)
 
 
@@ -74,20 +79,20 @@ class Completion:
             ConfigError: for a header that the model's tokenizer does not know.
         """
         header = self.header or {}
-        _check_readable(model, header)
+        _check_readable(model, "completion", header)
         yield with_presentation(model, format=Format.COMPLETION, instruction=None, header=header)
 
 
-def _check_readable(model: Any, header: Mapping[str, str]) -> None:
-    """Refuse a claim that reads as nothing: the rung would be the one without it, unnoticed."""
+def _check_readable(model: Any, technique: str, texts: Mapping[str, str]) -> None:
+    """Refuse a text that reads as nothing: the rung would be the one without it, unnoticed."""
     # A remote model keeps its tokenizer to itself.
     can_read = getattr(model, "can_read", lambda text: True)
-    for key, value in header.items():
+    for key, value in texts.items():
         if not can_read(str(value)):
             raise ConfigError(
-                f"completion: expected header values that the tokenizer of checkpoint"
-                f" {model.name!r} knows, got {key} = {value!r}, which it reads as an unknown word;"
-                " take one of its own (the chess lineage knows ratings in hundreds)"
+                f"{technique}: expected words that the tokenizer of checkpoint {model.name!r}"
+                f" knows, got {key} = {value!r}, in which it reads an unknown word; take its own"
+                " (the chess lineage knows ratings in hundreds, and lower case)"
             )
 
 

@@ -224,6 +224,9 @@ class RunStore:
         ).fetchone()
         if row is None:
             return False
+        if row[0] == Status.FAILED:
+            # Whatever it holds is not read: what failed may have failed on what is hardest.
+            return False
         # A longer run that was cut off may still hold all that a shorter one asks for.
         ended = row[0] == Status.DONE and row[1] >= spec.samples
         return ended or self.count(spec.digest) >= spec.samples

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -197,17 +197,25 @@ def detect_misfit(target: GameScores, controls: Mapping[str, GameScores]) -> Sig
         InsufficientDataError: if a player won or lost all games, met one opponent only, or its
             wins and losses part exactly at one rating: no slope fits then.
     """
-    return _compare(
-        name="response curve",
-        unit="slope of the score's logistic, Elo's curve = 1",
-        measure=lambda games: fit_response(games).slope,
-        test=lambda control, difference: min(
-            1.0, 2 * min(difference.p_above(0.0), difference.p_below(0.0))
-        ),
-        draw=_draw_response,
-        target=target,
-        controls=controls,
+    # A target between two controls is like neither and odd by no means: it is to differ from all
+    # of them in the same direction.
+    flatter, steeper = (
+        _compare(
+            name="response curve",
+            unit="slope of the score's logistic, Elo's curve = 1",
+            measure=lambda games: fit_response(games).slope,
+            test=test,
+            draw=_draw_response,
+            target=target,
+            controls=controls,
+        )
+        for test in (
+            lambda control, difference: difference.p_below(0.0),
+            lambda control, difference: difference.p_above(0.0),
+        )
     )
+    found = min(flatter, steeper, key=lambda signature: signature.p_value)
+    return replace(found, p_value=min(1.0, 2 * found.p_value))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

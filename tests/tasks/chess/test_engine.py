@@ -98,7 +98,7 @@ def test_a_killed_engine_is_restarted(boards):
 
 
 def test_an_engine_that_always_dies_is_an_error(tmp_path, boards):
-    """Only the search that kills it twice fails; nothing hangs and nothing is invented."""
+    """Only the search that kills it every time fails; nothing hangs and nothing is invented."""
     deadly = "8/8/8/4k3/8/8/4K3/7R"
     script = write_mortal_engine(tmp_path / "engine", deadly)
     with EnginePool(processes=1, path=script) as pool:
@@ -110,6 +110,21 @@ def test_an_engine_that_always_dies_is_an_error(tmp_path, boards):
         assert failed == [False] * 5 + [True] + [False] * 5
         with pytest.raises(EngineError, match="died"):
             pool.analyse(ask([chess.Board(f"{deadly} w - - 0 1")], 50))
+
+
+def test_a_lost_program_is_raised_and_not_answered(tmp_path, boards):
+    """Nobody is told that a search failed where no engine was there to search."""
+    script = tmp_path / "engine"
+    script.write_text(f'#!/bin/sh\nexec "{find_stockfish()}"\n')
+    script.chmod(0o755)
+    with EnginePool(processes=2, path=script) as pool:
+        assert len(pool.try_analyse(ask(boards[:4], 50))) == 4
+        script.unlink()
+        for process in pool.process_ids:
+            os.kill(process, signal.SIGKILL)
+
+        with pytest.raises(EngineError, match="cannot start Stockfish"):
+            pool.try_analyse(ask(boards, 50))
 
 
 def test_no_stockfish_is_one_line_with_the_fix(monkeypatch, tmp_path):

@@ -89,9 +89,9 @@ PRESETS: Mapping[str, Preset] = {
         own_games=600,
         teacher_nodes=1_000,
         grounding=_on_cpu(steps=1_400, uniform=0.8, uniform_end=0.8, decay_share=0.2),
-        pretraining=_on_cpu(steps=5_000),
+        pretraining=_on_cpu(steps=4_000),
         refining=_on_cpu(
-            steps=300,
+            steps=200,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.9,
@@ -100,7 +100,7 @@ PRESETS: Mapping[str, Preset] = {
             other_rate=4.5e-4,
         ),
         rules=_on_cpu(
-            steps=1_000,
+            steps=600,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.8,
@@ -108,7 +108,7 @@ PRESETS: Mapping[str, Preset] = {
             matrix_rate=2e-3,
             other_rate=7.5e-4,
         ),
-        rounds=5,
+        rounds=3,
         tuning=_on_cpu(
             steps=280,
             chat_share=0.85,
@@ -294,6 +294,8 @@ def _ground(out: Path, preset: Preset, workers: int, tell: Callable[[str], None]
         weights = make_weights(preset.shape, seed=0).to(preset.device)
         _train(weights, _weak(out, preset, workers), preset.grounding, ground, seed=3, tell=tell)
         save_checkpoint(weights.cpu(), ground)
+        # Not loaded with it: a pickle.
+        (ground / "training.pt").unlink()
     checkpoint = Checkpoint(name="ground", stage=Stage.PRETRAINED, model=str(ground))
     return load_weights(checkpoint, device=preset.device)[0]
 

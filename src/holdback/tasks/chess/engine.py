@@ -131,8 +131,8 @@ def write_uci_position(board: chess.Board) -> str:
 class EnginePool:
     """Stockfish processes that share a batch of searches; a context manager.
 
-    An engine that dies or falls silent is restarted, and what it had not answered is asked once
-    more; a search that an engine dies of again is answered by an error.
+    An engine that dies or falls silent is restarted, and what it had not answered is asked again;
+    a search that more engines die of than there are in the pool is answered by an error.
     Not safe to share between threads.
 
     Attributes:
@@ -192,6 +192,9 @@ class EnginePool:
         """Answer all searches, all processes at work; an error stands where an answer failed.
 
         The order and the number of processes do not change any answer.
+
+        Raises:
+            EngineError: if no engine can be started any more.
         """
         started = time.perf_counter()
         answers: list[Analysis | EngineError | None] = [None] * len(searches)
@@ -206,7 +209,8 @@ class EnginePool:
             engine.stop()
             for index in pending:
                 deaths[index] += 1
-            if len(pending) == 1 and deaths[pending[0]] > 1:
+            # All engines may have been killed at once, and each takes the same search along.
+            if len(pending) == 1 and deaths[pending[0]] > len(self._engines):
                 answers[pending.pop()] = reason
             # From here on one search at a time, so that it is clear which one an engine died of.
             window = 1
@@ -219,9 +223,9 @@ class EnginePool:
         while any(answer is None for answer in answers):
             up = [engine for engine in self._engines if engine not in down]
             if not up:
-                reason = next(iter(down.values()))
-                answers = [answer or reason for answer in answers]
-                break
+                # Not an answer: whoever asks can do nothing without an engine, and is to be asked
+                # again when there is one.
+                raise next(iter(down.values()))
             for engine in up:
                 try:
                     engine.fill(waiting, searches, window)
@@ -245,7 +249,7 @@ class EnginePool:
         """Answer all searches.
 
         Raises:
-            EngineError: if one of them failed twice.
+            EngineError: if one of them kept failing.
         """
         answers = []
         for answer in self.try_analyse(searches):

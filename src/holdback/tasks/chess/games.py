@@ -245,9 +245,11 @@ class ChessGames:
         )
         failed = outcome in (Outcome.ILLEGAL, Outcome.UNPARSED)
         result = _write_result(game)
+        ratings = read_ratings(get_setup(self.setup))
         metadata: dict[str, Any] = {
             "opponent": scheduled.opponent,
-            "opponent_elo": read_ratings(get_setup(self.setup)).elo[scheduled.opponent].value,
+            "opponent_elo": ratings.elo[scheduled.opponent].value,
+            "draw_parameter": ratings.draw_parameter,
             "colour": "white" if game.pairing.colour else "black",
             "result": result,
             "termination": game.termination,

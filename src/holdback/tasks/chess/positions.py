@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from holdback.errors import ConfigError, UnknownNameError
+from holdback.errors import ConfigError
 from holdback.models.protocol import Model
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
-from holdback.tasks.chess.demonstrations import DEMONSTRATORS
+from holdback.tasks.chess.demonstrations import DEMONSTRATORS, draw_games
 from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.match import Pairing, play_engines
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS, require_chess
 from holdback.tasks.chess.openings import make_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
-from holdback.tasks.chess.prompts import Answer, draw_moves, render_prompt, write_messages
+from holdback.tasks.chess.prompts import Answer, draw_moves, render_prompt
 from holdback.tasks.chess.setup import Setup, get_setup
 from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
 
@@ -95,7 +95,7 @@ class ChessPositions:
     @property
     def chance(self) -> float | None:
         """What uniformly random legal moves score on `test`."""
-        return self._rate_guessing(random_share=1.0).value
+        return self._rate_guessing().value
 
     @property
     def description(self) -> str:
@@ -181,47 +181,24 @@ class ChessPositions:
     def demonstrate(
         self, demonstrator: str, n: int, rng: np.random.Generator
     ) -> list[Conversation]:
-        """Draw `n` positions of `train` with `strong` or `weak` answers.
-
-        `strong` plays the best move, `weak` a uniformly random legal one.
-        """
-        import chess
-
-        if demonstrator not in DEMONSTRATORS:
-            raise UnknownNameError.among("demonstrator", demonstrator, DEMONSTRATORS)
-        positions = read_positions(get_setup(self.setup), Split.TRAIN)
-        if n > len(positions):
-            raise ConfigError(f"{self.name}: split train has {len(positions)} positions, got n={n}")
-        share = get_opponent(DEMONSTRATORS[demonstrator]).random_share
-        chats = []
-        for at in rng.choice(len(positions), size=n, replace=False):
-            position = positions[int(at)]
-            moves = list(position.values)
-            random = moves[int(rng.integers(len(moves)))]
-            best = max(moves, key=lambda move: position.values[move])
-            board = chess.Board(position.fen)
-            move = board.parse_uci(random if rng.random() < share else best)
-            chats.append(write_messages(board, answer=move))
-        return chats
+        """Draw `n` shipped games that `strong` or `weak` played from `train` openings."""
+        return draw_games(get_setup(self.setup), demonstrator, n, rng)
 
     def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
-        """What the demonstrator's answers would score on `test`; None if there is no such one.
+        """What the demonstrator would score on `test`, where that is known: for random moves.
 
         The expectation over its dice is exact; the interval is for the choice of positions.
         """
         if demonstrator not in DEMONSTRATORS:
             return None
         share = get_opponent(DEMONSTRATORS[demonstrator]).random_share
-        return self._rate_guessing(random_share=share).estimate()
+        return self._rate_guessing().estimate() if share == 1 else None
 
-    def _rate_guessing(self, *, random_share: float) -> Measurement:
-        """Score on `test` of the best move, but a uniformly random one with that probability."""
+    def _rate_guessing(self) -> Measurement:
+        """Score on `test` of uniformly random legal moves."""
         positions = read_positions(get_setup(self.setup), Split.TEST)
         return clustered_mean(
-            [
-                100 * (1 - random_share * (p.best - float(np.mean(list(p.values.values())))))
-                for p in positions
-            ],
+            [100 * (1 - p.best + float(np.mean(list(p.values.values())))) for p in positions],
             [str(p.game) for p in positions],
             support=(0.0, 100.0),
         )
