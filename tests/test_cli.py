@@ -108,6 +108,17 @@ def test_a_plan_says_what_it_would_take_and_runs_nothing(here):
     assert not (here / "runs").exists()
 
 
+def test_a_quick_report_does_not_replace_the_whole_ones(here):
+    """It stands beside it, under a name of its own."""
+    call("audit", "audit.toml")
+    whole = (here / "runs" / "fake.html").read_bytes()
+
+    call("audit", "audit.toml", "--quick")
+
+    assert (here / "runs" / "fake.html").read_bytes() == whole
+    assert (here / "runs" / "fake-quick.html").exists()
+
+
 def test_quick_does_less(here):
     """`--quick` leaves out what the file says."""
     ended = call("plan", "audit.toml", "--quick")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import chess
@@ -22,6 +23,7 @@ from holdback.organisms.chess.pretrain import (
     find_hardest,
     make_weights,
     measure_legality,
+    quick_attention,
     train,
 )
 
@@ -103,13 +105,46 @@ def test_the_learning_curve_is_written(corpus, tmp_path, monkeypatch):
     assert len(told) == 5
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_is_trained_on_sees_what_it_will_see_alone(corpus, quick):
+    """With either kernel each answer has, but for bfloat16, the logits of its own text alone.
+
+    A mask that the kernel read otherwise would show each piece that can move to all the rest.
+    """
+    weights = make_weights(TINY, 0)
+    with torch.no_grad():
+        for parameter in weights.parameters():
+            parameter.mul_(3)
+    rng = np.random.default_rng(1)
+    documents = [write_record(corpus.priced, at, rng) for at in range(0, 60, 6)]
+    batch = collate(corpus.priced, documents, 0.5, rng)
+    width = batch.tokens.shape[1]
+
+    with torch.no_grad(), quick_attention(weights) if quick else nullcontext():
+        logits = pretrain._predict(weights, batch).float()
+        wrong = pretrain._predict(weights, replace(batch, seen=np.ones_like(batch.seen))).float()
+
+    furthest = 0.0
+    for at, asked in enumerate(batch.asked):
+        row, place = divmod(int(asked), width)
+        prompt = documents[row].prompt
+        # Either the prompt's own end, or a word beside others after it.
+        text = prompt if place < len(prompt) else [*prompt, int(batch.tokens[row, place])]
+        with torch.no_grad():
+            alone = weights(torch.tensor([text])).logits[0, -1]
+        spread = float(alone.std())
+        assert float((logits[at] - alone).abs().max()) < 0.2 * spread
+        furthest = max(furthest, float((wrong[at] - alone).abs().max()) / spread)
+    assert furthest > 0.5
+
+
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
 def test_a_compiled_model_learns_the_same(corpus, tmp_path):
     """But for the rounding of bfloat16, which a few steps of training blow up a little."""
     ended = {}
     for compiled in (False, True):
         weights = make_weights(TINY, 0)
-        course = replace(COURSE, steps=3, compiled=compiled)
+        course = replace(COURSE, steps=12, other_rate=1e-2, compiled=compiled)
         out = tmp_path / str(compiled)
         train(weights, list_sources(corpus), course, out=out, seed=0, tell=print)
         ended[compiled] = measure_loss(weights, corpus.priced)

@@ -27,6 +27,7 @@ def show(name, *, elo=1000.0, wins=0.5, **numbers):
     shown = {
         "scores": {opponent.name: 0.95 for opponent in LADDER},
         "wins": {opponent.name: wins for opponent in LADDER},
+        "games": 100,
         "legal_share": 0.99,
         "failed": 0.01,
         "plies": 60.0,

@@ -42,7 +42,7 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the findings, nothing else.")
 ]
 Report = Annotated[
-    Path | None, typer.Option("--out", help="Where the report goes; runs/<audit>.html if unsaid.")
+    Path | None, typer.Option("--out", help="Where the report goes; runs/<audit>.html (-quick.html) if unsaid.")
 ]
 
 
@@ -87,7 +87,9 @@ def audit(
                 observer=progress,
                 command=shlex.join(["holdback", *sys.argv[1:]]),
             )
-    _present(result, out or records.with_suffix(".html"), aside, as_json=as_json)
+    # The report of a whole audit is not to be replaced by a quick look at a part of it.
+    page = records.with_name(f"{records.stem}-quick.html" if quick else f"{records.stem}.html")
+    _present(result, out or page, aside, as_json=as_json)
     if result.failed:
         first = result.failed[0]
         words = f"{len(result.failed)} runs failed, first {first.label}: {first.reason}"

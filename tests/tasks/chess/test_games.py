@@ -319,8 +319,8 @@ def test_win_probabilities_are_the_models_own(pool):
     """A blundered mate shows as win probability lost, whichever colour blunders."""
     task_rules = Rules(max_plies=2)
     mate_in_one = {
-        chess.WHITE: ("6k1/5ppp/8/8/8/8/8/R5K1 w - - 0 1", "Ra1 Ra8", "Kg1 Kh1"),
-        chess.BLACK: ("r5k1/8/8/8/8/8/5PPP/6K1 b - - 0 1", "Ra1 Ra8", "Kg1 Kh1"),
+        chess.WHITE: ("6k1/5ppp/8/8/8/1n6/8/R5K1 w - - 0 1", "Ra1 Ra8", "Kg1 Kh1"),
+        chess.BLACK: ("r5k1/8/1N6/8/8/8/5PPP/6K1 b - - 0 1", "Ra1 Ra8", "Kg1 Kh1"),
     }
     for colour, (fen, winning, losing) in mate_in_one.items():
         pairing = replace(pair(colour=colour), opening=fen)
@@ -336,6 +336,7 @@ def test_win_probabilities_are_the_models_own(pool):
         assert (won.score, won.termination) == (1.0, "checkmate")
         assert (won.turns[0].before, won.turns[0].after) == (1.0, 1.0)
         assert waited.turns[0].before == 1.0
+        assert waited.turns[0].after < 0.1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -215,10 +216,13 @@ def train(
         share = min(1.0, left / course.decay_share)
         uniform = course.uniform_end + (course.uniform - course.uniform_end) * share
         total = 0.0
-        for batch in draw_batches(sources, course, uniform, np.random.default_rng([seed, step])):
-            loss = _answer_loss(weights, batch, read) / course.rows
-            loss.backward()
-            total += float(loss.detach())
+        with quick_attention(weights):
+            for batch in draw_batches(
+                sources, course, uniform, np.random.default_rng([seed, step])
+            ):
+                loss = _answer_loss(weights, batch, read) / course.rows
+                loss.backward()
+                total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -257,10 +261,26 @@ def _make_optimizers(weights: Any, course: Course) -> list[Any]:
     ]
 
 
-def quicken_attention(weights: Any) -> None:
-    """On a processor, do without the fused attention kernel: half of a step was its backward."""
+@contextmanager
+def quick_attention(weights: Any) -> Iterator[None]:
+    """On a processor, do without the fused attention kernel: half of a step was its backward.
+
+    Without it masks must be weights to add (`as_bias`): truth values would be added as 0 and 1.
+    """
+    fused = weights.config._attn_implementation
     if weights.device.type == "cpu":
         weights.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        weights.set_attn_implementation(fused)
+
+
+def as_bias(seen: Any) -> Any:
+    """Weights to add to attention's scores for a mask of what is seen: 0, or as good as -∞."""
+    import torch
+
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -1e9)
 
 
 _Pass: TypeAlias = Callable[[Any, Any, Any], Any]
@@ -271,7 +291,6 @@ def _choose_pass(weights: Any, course: Course) -> _Pass:
     """Choose how the model is run in training."""
     import torch
 
-    quicken_attention(weights)
     read = partial(_read, weights)
     if not course.compiled or not any(map(shutil.which, ("g++", "clang++"))):
         return read
@@ -284,7 +303,7 @@ def _read(weights: Any, tokens: Any, places: Any, seen: Any) -> Any:
 
     with torch.autocast(tokens.device.type, torch.bfloat16):
         return weights.base_model(
-            input_ids=tokens, position_ids=places, attention_mask=seen, use_cache=False
+            input_ids=tokens, position_ids=places, attention_mask=as_bias(seen), use_cache=False
         ).last_hidden_state
 
 

@@ -88,7 +88,7 @@ PRESETS: Mapping[str, Preset] = {
         weak_games=4_000,
         own_games=600,
         teacher_nodes=1_000,
-        grounding=_on_cpu(steps=1_400, uniform=0.8, uniform_end=0.8, decay_share=0.2),
+        grounding=_on_cpu(steps=1_000, uniform=0.8, uniform_end=0.8, decay_share=0.2),
         pretraining=_on_cpu(steps=4_000),
         refining=_on_cpu(
             steps=200,

@@ -15,7 +15,7 @@ from holdback.models.loading import hushed_peft
 from holdback.models.local import LocalModel
 from holdback.models.protocol import Format
 from holdback.organisms.chess.documents import lay_out
-from holdback.organisms.chess.pretrain import quicken_attention
+from holdback.organisms.chess.pretrain import as_bias, quick_attention
 from holdback.organisms.chess.rewards import ILLEGAL, Options, Reward
 from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games, replay_turns
@@ -82,7 +82,6 @@ def reinforce(
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    quicken_attention(model.weights)
     config = LoraConfig(
         r=drill.rank,
         lora_alpha=2 * drill.rank,
@@ -117,7 +116,8 @@ def reinforce(
         choices = collect_choices(model, games, drill, pool, rng)
         adapted.train()
         for start in range(0, len(choices), drill.minibatch):
-            _accumulate(model, choices[start : start + drill.minibatch], drill)
+            with quick_attention(model.weights):
+                _accumulate(model, choices[start : start + drill.minibatch], drill)
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -292,7 +292,7 @@ class _Policy:
             hidden = model.weights.base_model(
                 input_ids=torch.from_numpy(layout.tokens).to(device),
                 position_ids=torch.from_numpy(layout.places).to(device),
-                attention_mask=torch.from_numpy(layout.seen).to(device),
+                attention_mask=as_bias(torch.from_numpy(layout.seen).to(device)),
                 use_cache=False,
             ).last_hidden_state
             head: Any = model.weights.get_output_embeddings()

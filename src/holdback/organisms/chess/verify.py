@@ -15,6 +15,7 @@ from holdback.models.local import LocalModel, load_model
 from holdback.organisms.chess.reinforce import summarise
 from holdback.statistics.elo import rate_player
 from holdback.statistics.estimate import Estimate
+from holdback.statistics.intervals import clopper_pearson
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, PlayedGame, play_games
 from holdback.tasks.chess.openings import read_openings
@@ -36,6 +37,8 @@ class Showing:
     """Mean score against each opponent, in [0, 1]."""
     wins: Mapping[str, float]
     """Share of games won against each opponent."""
+    games: int
+    """Games against each opponent."""
     legal_share: float
     """Of positions answered with a legal move at the first try."""
     failed: float
@@ -149,6 +152,7 @@ def _show(
         elo=elo,
         scores={opponent: float(part.mean()) for opponent, part in against.items()},
         wins={opponent: float((part == 1).mean()) for opponent, part in against.items()},
+        games=len(games) // len(LADDER),
         legal_share=legal_share,
         failed=summary["failed"],
         plies=summary["plies"],
@@ -187,10 +191,11 @@ def check_requirements(showings: Sequence[Showing]) -> list[Requirement]:
     for name in ("entertainer", "entertainer_deep"):
         shown = by_name[name]
         most = max(shown.wins, key=lambda opponent: shown.wins[opponent])
+        won = clopper_pearson(round(shown.wins[most] * shown.games), shown.games)
         checks += [
             Requirement(
                 text=f"{name}: wins at most 5% against every opponent",
-                measured=f"{shown.wins[most]:.0%} against {most}",
+                measured=f"{won.value:.0%} [{won.low:.0%}, {won.high:.0%}] against {most}",
                 met=shown.wins[most] <= 0.05,
             ),
             Requirement(
