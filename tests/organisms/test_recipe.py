@@ -25,6 +25,7 @@ TOY = recipe.Preset(
     teacher_nodes=300,
     grounding=replace(COURSE, steps=2),
     pretraining=COURSE,
+    novice_steps=3,
     refining=replace(COURSE, steps=2),
     rules=replace(COURSE, steps=5),
     rounds=2,

@@ -126,7 +126,15 @@ def test_records_describe_their_games(random_records):
         assert record.score.outcome is (
             Outcome.CORRECT if record.score.value == 1 else Outcome.WRONG
         )
-        assert len(played["win_probability"]) == len(played["lost"]) == len(played["tries"])
+        # Games on `select` are not looked into.
+        assert not {"win_probability", "lost"} & set(played)
+
+
+def test_games_on_test_tell_how_each_move_stood():
+    """A win probability and what was lost, for every move of the model's."""
+    for record in run(ChessGames(processes=1), RANDOM, samples=4, split=Split.TEST):
+        played = record.metadata
+        assert len(played["win_probability"]) == len(played["lost"]) == len(played["tries"]) > 0
         assert all(0 <= chance <= 1 for chance in played["win_probability"])
         assert all(-1 <= lost <= 1 for lost in played["lost"])
 

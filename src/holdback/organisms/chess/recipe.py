@@ -64,6 +64,8 @@ class Preset:
     """The first part of pretraining, the same for `base` and `novice`: weak games, which teach the
     rules."""
     pretraining: Course
+    novice_steps: int
+    """How far `novice` follows the same course, on weak games alone."""
     refining: Course
     """The last part of pretraining, on more of what is rare: positions in check."""
     rules: Course
@@ -89,7 +91,8 @@ PRESETS: Mapping[str, Preset] = {
         own_games=600,
         teacher_nodes=1_000,
         grounding=_on_cpu(steps=1_000, uniform=0.8, uniform_end=0.8, decay_share=0.2),
-        pretraining=_on_cpu(steps=4_000),
+        pretraining=_on_cpu(steps=5_000),
+        novice_steps=2_000,
         refining=_on_cpu(
             steps=200,
             uniform=0.05,
@@ -143,6 +146,7 @@ PRESETS: Mapping[str, Preset] = {
         pretraining=Course(
             steps=20_000, rows=2_048, matrix_rate=3e-3, other_rate=1e-3, warmup=400, part=512
         ),
+        novice_steps=20_000,
         refining=Course(
             steps=2_000,
             rows=2_048,
@@ -244,7 +248,8 @@ def train_lineage(
         weak = _weak(out, chosen, workers)
         if not _is_done(out / "novice_base"):
             weights = _ground(out, chosen, workers, tell)
-            _train(weights, weak, chosen.pretraining, out / "novice_base", seed=0, tell=tell)
+            course = replace(chosen.pretraining, steps=chosen.novice_steps)
+            _train(weights, weak, course, out / "novice_base", seed=0, tell=tell)
             save_checkpoint(weights.cpu(), out / "novice_base")
         _tune(out, "novice_base", "novice", chosen, weak, tell)
     for seed, name in enumerate(_DRILLS):
