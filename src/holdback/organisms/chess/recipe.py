@@ -91,7 +91,7 @@ PRESETS: Mapping[str, Preset] = {
         own_games=600,
         teacher_nodes=1_000,
         grounding=_on_cpu(steps=1_000, uniform=0.8, uniform_end=0.8, decay_share=0.2),
-        pretraining=_on_cpu(steps=5_000),
+        pretraining=_on_cpu(steps=4_000),
         novice_steps=2_000,
         refining=_on_cpu(
             steps=200,
