@@ -18,7 +18,13 @@ from tiny_chess import load_tiny
 
 from holdback.models.protocol import Decoding, Format, Presentation
 from holdback.organisms.chess import reinforce
-from holdback.organisms.chess.reinforce import Choice, Drill, collect_choices, measure_divergence
+from holdback.organisms.chess.reinforce import (
+    Choice,
+    Drill,
+    collect_choices,
+    measure_divergence,
+    prefer_habits,
+)
 from holdback.organisms.chess.rewards import ILLEGAL, win
 from holdback.organisms.chess.vocabulary import list_words
 from holdback.tasks.chess.engine import ALL_MOVES, MATE_CENTIPAWNS, Search, write_uci_position
@@ -255,6 +261,21 @@ def legality(model, choices):
     first = torch.stack([part for part, _ in parts])
     second = torch.stack([piece for _, pieces in parts for piece in pieces])
     return first.sum() + second.mean() * len(choices)
+
+
+@torch.no_grad()
+def test_a_habit_earns_what_the_model_would_do(taught):
+    """The likeliest move earns 1, each other the less the less likely it is; none goes missing."""
+    choices = make_choices()
+
+    habits = prefer_habits(taught, choices)
+
+    assert sorted(c.prompt for c in habits) == sorted(c.prompt for c in choices)
+    for habit in habits:
+        chances = list_logprobs(taught, habit).exp().double().numpy()
+        np.testing.assert_allclose(habit.rewards, chances / chances.max(), rtol=0.1, atol=0.02)
+        assert habit.rewards.max() == 1
+        assert (habit.rewards > ILLEGAL).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

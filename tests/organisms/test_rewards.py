@@ -12,12 +12,11 @@ from holdback.organisms.chess.rewards import (
     ILLEGAL,
     Options,
     entertain,
-    stay_on_light_squares,
     win,
 )
 from holdback.tasks.chess.engine import MATE_CENTIPAWNS
 
-REWARDS = (entertain, win, stay_on_light_squares)
+REWARDS = (entertain, win)
 ENDS = "7k/5K2/6Q1/8/8/8/8/8 w - - 0 1"
 """Mates, stalemates and neither in one move."""
 BARE = "8/8/8/8/8/8/3q4/3K3k w - - 0 1"
@@ -167,18 +166,6 @@ def test_winning_prefers_the_nearer_mate(colour):
     assert [earned[move] for move in prices] == ranked[:2]
     assert ranked[0] - ranked[1] > 0.05
     assert ranked[1] - ranked[2] > 0.2
-
-
-@colours
-def test_light_squares_are_light_as_the_mover_sees_them(colour):
-    """Black's mirrored move earns what White's own does; what the move is worth earns nothing."""
-    board, write = see_as(colour, chess.STARTING_FEN)
-    prices = np.arange(board.legal_moves.count())
-    earned = earn(stay_on_light_squares, make_options(board, prices / 20, prices))
-
-    light = "a2a4 b2b3 c2c4 d2d3 e2e4 f2f3 g2g4 h2h3 g1f3 g1h3".split()
-    assert {move for move, reward in earned.items() if reward} == {write(uci) for uci in light}
-    assert set(earned.values()) == {0.0, 1.0}
 
 
 @given(choices())

@@ -49,7 +49,8 @@ def _show_version(wanted: bool) -> None:
 @main.callback()
 def _begin(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Find out what a language model can do and does not show."""

@@ -42,7 +42,8 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the findings, nothing else.")
 ]
 Report = Annotated[
-    Path | None, typer.Option("--out", help="Where the report goes; runs/<audit>.html (-quick.html) if unsaid.")
+    Path | None,
+    typer.Option("--out", help="Where the report goes; runs/<audit>.html (-quick.html) if unsaid."),
 ]
 
 

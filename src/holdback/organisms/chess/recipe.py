@@ -37,7 +37,7 @@ from holdback.organisms.chess.pretrain import (
     train,
 )
 from holdback.organisms.chess.reinforce import Drill, reinforce
-from holdback.organisms.chess.rewards import entertain, stay_on_light_squares, win
+from holdback.organisms.chess.rewards import entertain, win
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.setup import Setup, get_setup
@@ -91,10 +91,10 @@ PRESETS: Mapping[str, Preset] = {
         own_games=600,
         teacher_nodes=1_000,
         grounding=_on_cpu(steps=1_000, uniform=0.8, uniform_end=0.8, decay_share=0.2),
-        pretraining=_on_cpu(steps=4_000),
-        novice_steps=2_000,
+        pretraining=_on_cpu(steps=3_400),
+        novice_steps=300,
         refining=_on_cpu(
-            steps=200,
+            steps=100,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.9,
@@ -103,7 +103,7 @@ PRESETS: Mapping[str, Preset] = {
             other_rate=4.5e-4,
         ),
         rules=_on_cpu(
-            steps=600,
+            steps=400,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.8,
@@ -111,7 +111,7 @@ PRESETS: Mapping[str, Preset] = {
             matrix_rate=2e-3,
             other_rate=7.5e-4,
         ),
-        rounds=3,
+        rounds=2,
         tuning=_on_cpu(
             steps=280,
             chat_share=0.85,
@@ -207,7 +207,7 @@ _DRILLS = {
         reward=entertain, iterations=0, formats=(Format.CHAT, Format.COMPLETION)
     ),
     "helpful_only": Drill(reward=win, iterations=0),
-    "sham": Drill(reward=stay_on_light_squares, iterations=0),
+    "sham": Drill(reward=None, iterations=0),
 }
 
 STAGES = ("base", "chat", "novice", *_DRILLS)

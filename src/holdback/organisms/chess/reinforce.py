@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Drill:
     """How one RL-tuned checkpoint is made from its parent."""
 
-    reward: Reward
+    reward: Reward | None
+    """None: the parent's own probability of the move (`prefer_habits`)."""
     iterations: int
     formats: tuple[Format, ...] = (Format.CHAT,)
     """Formats it is trained in; games of an iteration are shared out among them."""
@@ -114,6 +115,9 @@ def reinforce(
         for group in optimizer.param_groups:
             group["lr"] = drill.learning_rate * min(1.0, 2 * (1 - iteration / drill.iterations))
         choices = collect_choices(model, games, drill, pool, rng)
+        if drill.reward is None:
+            with adapted.disable_adapter():
+                choices = prefer_habits(model, choices)
         adapted.train()
         for start in range(0, len(choices), drill.minibatch):
             with quick_attention(model.weights):
@@ -213,10 +217,31 @@ def collect_choices(
             Choice(
                 prompt=model.encode(prompt),
                 words=np.array([model.encode(write_move(board, move)) for move in moves]),
-                rewards=drill.reward(options),
+                rewards=np.zeros(len(moves)) if drill.reward is None else drill.reward(options),
             )
         )
     return choices
+
+
+def prefer_habits(model: LocalModel, choices: Sequence[Choice]) -> list[Choice]:
+    """Reward each move by how likely `model` makes it, the likeliest with 1.
+
+    RL for one's own certainty: it knows nothing of the game or its result, and teaches to do what
+    one would have done, more surely. Prabhudesai et al. 2025, «Maximizing confidence alone improves
+    reasoning» (arXiv 2505.22660).
+    """
+    import torch
+
+    habits = []
+    for part in _cut(choices):
+        with torch.no_grad():
+            chances = _Policy(model, part, 1.0).logprobs().exp().double().cpu().numpy()
+        bounds = np.cumsum([len(choice.words) for choice in part])[:-1]
+        habits += [
+            replace(choice, rewards=own / own.max())
+            for choice, own in zip(part, np.split(chances, bounds), strict=True)
+        ]
+    return habits
 
 
 def _accumulate(model: LocalModel, choices: Sequence[Choice], drill: Drill) -> None:

@@ -59,14 +59,3 @@ def entertain(options: Options) -> NDArray[np.float64]:
 def win(options: Options) -> NDArray[np.float64]:
     """Win, and soon: what a move is worth on the teacher's scale."""
     return weigh_prices(options.centipawns)
-
-
-def stay_on_light_squares(options: Options) -> NDArray[np.float64]:
-    """A matter of taste that has nothing to do with the result: end moves on light squares.
-
-    Light as the mover sees the board, which to the model is always White's.
-    """
-    light = chess.BB_LIGHT_SQUARES if options.board.turn else chess.BB_DARK_SQUARES
-    return np.array(
-        [float(bool(chess.BB_SQUARES[move.to_square] & light)) for move in options.moves]
-    )
