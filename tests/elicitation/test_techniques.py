@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_chess import load_tiny
 
+import holdback.elicitation.chain
 import holdback.elicitation.finetune
 import holdback.elicitation.noise
 import holdback.elicitation.prompting
@@ -35,6 +36,16 @@ RUNGS = [
         name="finetune",
         technique="finetune",
         parameters={"demonstrator": "strong", "n": 2, "rank": 4, "steps": 2},
+    ),
+    Rung(
+        name="chain",
+        technique="chain",
+        parameters={
+            "links": [
+                {"technique": "weight_noise", "sigma": 0.1},
+                {"technique": "majority", "votes": 3},
+            ]
+        },
     ),
 ]
 
@@ -158,6 +169,35 @@ def test_a_header_that_the_tokenizer_does_not_know_is_refused(model):
         make_technique(rung).apply(model, ChessGames(), np.random.default_rng(0)),
     ):
         pass
+
+
+def test_a_chain_is_its_links_one_inside_the_other(model):
+    """The weights of the one, the decoding of the other; it needs and draws what either does."""
+    both = make_technique(RUNGS[9])
+    alone = make_technique(RUNGS[7])
+    with alone.apply(model, ChessGames(), np.random.default_rng(4)) as noisy:
+        weights = photograph(noisy)
+    with both.apply(model, ChessGames(), np.random.default_rng(4)) as lent:
+        assert photograph(lent) == weights
+        assert lent.decoding.votes == 3
+
+    assert both.access == alone.access > make_technique(RUNGS[6]).access
+    assert both.draws
+    assert not make_technique(
+        Rung(name="c", technique="chain", parameters={"links": [{"technique": "completion"}]})
+    ).draws
+
+
+def test_a_chain_without_links_or_with_wrong_ones_is_refused():
+    """Before anything runs, with the link and what is wrong with it."""
+    for links, said in (
+        ([], "one at least"),
+        ([{"votes": 3}], "technique"),
+        ([{"technique": "constraned"}], "Did you mean 'constrained'"),
+        ([{"technique": "weight_noise", "sigmas": 1}], "chain link 1.*sigmas"),
+    ):
+        with pytest.raises((ConfigError, UnknownNameError), match=said):
+            make_technique(Rung(name="c", technique="chain", parameters={"links": links}))
 
 
 def test_leaves_torchs_own_stream_alone(model):

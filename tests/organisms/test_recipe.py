@@ -152,6 +152,9 @@ def test_only_weights_are_installed(train, tmp_path):
     assert {folder.name for folder in tmp_path.iterdir()} == set(STAGES)
     shipped = {file.name for file in tmp_path.rglob("*") if file.is_file()}
     assert not any(name.startswith("training") or name == "log.jsonl" for name in shipped)
+    configs = [file.read_text() for file in tmp_path.rglob("adapter_config.json")]
+    assert len(configs) == len(ADAPTERS)
+    assert not any(str(out) in config for config in configs)
     for name in STAGES:
         assert torch.equal(answer(tmp_path, name), answer(out, name))
 

@@ -110,9 +110,11 @@ def _check_supply(plan: AuditPlan, ladder: Ladder, task: Task) -> None:
             for split in (Split.SELECT, Split.TEST):
                 samples = samples_for(plan, task.name, plan.rung(rung.name), split)
                 task.check_samples(split, samples)
-        demonstrator, n = rung.parameters.get("demonstrator"), rung.parameters.get("n")
-        if isinstance(demonstrator, str) and isinstance(n, int):
-            wanted[demonstrator][n] = rung.name
+        # A chain has the parameters of its techniques in its links.
+        for parameters in (rung.parameters, *rung.parameters.get("links", ())):
+            demonstrator, n = parameters.get("demonstrator"), parameters.get("n")
+            if isinstance(demonstrator, str) and isinstance(n, int):
+                wanted[demonstrator][n] = rung.name
     for demonstrator, rungs in wanted.items():
         # Whoever has the most has fewer.
         most = max(rungs)

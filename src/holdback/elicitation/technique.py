@@ -28,9 +28,15 @@ class Access(IntEnum):
 class Technique(Protocol):
     """One way to draw out capability that the plain prompt does not show."""
 
-    access: Access
-    draws: bool
-    """Whether `apply` draws from its `rng`, so that runs with other seeds differ."""
+    @property
+    def access(self) -> Access:
+        """What it must be able to touch."""
+        ...
+
+    @property
+    def draws(self) -> bool:
+        """Whether `apply` draws from its `rng`, so that runs with other seeds differ."""
+        ...
 
     def apply(
         self, model: Model, task: Task, rng: np.random.Generator

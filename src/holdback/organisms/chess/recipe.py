@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -503,10 +504,17 @@ def _is_done(folder: Path) -> bool:
 
 
 def install_weights(out: Path, package: Path) -> None:
-    """Copy the trained checkpoints, and nothing else, to where the package ships them."""
+    """Copy the trained checkpoints, and nothing else, to where the package ships them.
+
+    An adapter names its parent by its place beside it, not by a path on the machine it was made on.
+    """
     for name in STAGES:
         target = package / name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(
             out / name, target, ignore=shutil.ignore_patterns("training.*", "log.jsonl")
         )
+        adapter = target / "adapter_config.json"
+        if adapter.exists():
+            config = json.loads(adapter.read_text()) | {"base_model_name_or_path": "../chat"}
+            adapter.write_text(json.dumps(config, indent=2) + "\n")
