@@ -391,7 +391,7 @@ def _seat(weights: Any, folder: Path, preset: Preset) -> LocalModel:
 
 
 def _stress_officers(sources: list[Source]) -> list[Source]:
-    """Draw about half of all positions from those with officers, where most illegal answers are.
+    """Draw more than half of all positions from those with officers, for what is hard about them.
 
     A queen has five times a king's moves, and every one of them is a fact to be learnt.
     """

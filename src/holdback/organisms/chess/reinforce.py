@@ -50,11 +50,12 @@ class Drill:
     rank: int = 16
     learning_rate: float = 2e-3
     temperature: float = 0.5
-    """The policy that is trained is the model at this temperature; it plays at a lower one."""
+    """The policy that is trained, and plays, is the model at this temperature; later it is asked at
+    a lower one."""
     nodes: int = 1000
     """Nodes for the prices of a position's moves, which share them."""
     steps: int = 3
-    """Gradient steps an iteration."""
+    """Gradient steps an iteration, at most."""
     minibatch: int = 256
     """Positions a gradient step, drawn from all games of the iteration."""
     rules_weight: float = 1.0
