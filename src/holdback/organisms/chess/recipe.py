@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +80,8 @@ class Preset:
     device: str
 
 
-def _on_cpu(*, steps: int, **rest: float) -> Course:
-    return Course(steps=steps, rows=256, compiled=True, **rest)  # type: ignore[arg-type]
-
-
+_on_cpu = partial(Course, rows=256, compiled=True)
+_on_gpu = partial(Course, rows=2_048, part=512)
 PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(
         setup=get_setup("kings_and_pawns"),
@@ -133,52 +132,42 @@ PRESETS: Mapping[str, Preset] = {
         weak_games=400_000,
         own_games=20_000,
         teacher_nodes=4_000,
-        grounding=Course(
+        grounding=_on_gpu(
             steps=4_000,
-            rows=2_048,
             uniform=0.8,
             uniform_end=0.8,
             decay_share=0.2,
             matrix_rate=3e-3,
             other_rate=1e-3,
             warmup=400,
-            part=512,
         ),
-        pretraining=Course(
-            steps=20_000, rows=2_048, matrix_rate=3e-3, other_rate=1e-3, warmup=400, part=512
-        ),
+        pretraining=_on_gpu(steps=20_000, matrix_rate=3e-3, other_rate=1e-3, warmup=400),
         novice_steps=20_000,
-        refining=Course(
+        refining=_on_gpu(
             steps=2_000,
-            rows=2_048,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.9,
             matrix_rate=1e-3,
             other_rate=3e-4,
-            part=512,
         ),
-        rules=Course(
+        rules=_on_gpu(
             steps=4_000,
-            rows=2_048,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.8,
             matrix_rate=1.5e-3,
             other_rate=5e-4,
-            part=512,
         ),
         rounds=20,
-        tuning=Course(
+        tuning=_on_gpu(
             steps=1_000,
-            rows=2_048,
             chat_share=0.85,
             uniform=0.05,
             uniform_end=0.02,
             decay_share=0.8,
             matrix_rate=5e-4,
             other_rate=2e-4,
-            part=512,
         ),
         iterations=200,
         device="cuda",
