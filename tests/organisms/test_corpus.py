@@ -14,8 +14,10 @@ from holdback.organisms.chess.corpus import (
     TEACHER_ELO,
     WEAK_MIX,
     choose_softly,
+    draw_ending,
     encode_boards,
     generate_games,
+    price_endings,
     price_positions,
     read_games,
     read_positions,
@@ -119,6 +121,36 @@ def test_pricing_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert sorted(out.iterdir()) == [first, lost, last]
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert_same(read_priced(out), whole)
+
+
+def test_endings_can_be_played_and_have_officers():
+    """Legal positions with a choice, White to move; most of them with a queen, some in check."""
+    boards = [draw_ending(np.random.default_rng([3, number])) for number in range(300)]
+
+    for board in boards:
+        assert board.is_valid(), board.fen()
+        assert board.turn
+        assert board.legal_moves.count() > 1
+        assert board.queens | board.rooks | board.bishops | board.knights
+    assert np.mean([bool(board.queens) for board in boards]) > 0.5
+    assert 0.1 < np.mean([board.is_check() for board in boards]) < 0.5
+    assert len({board.board_fen() for board in boards}) == len(boards)
+
+
+def test_endings_are_priced_once_and_the_same_again(tmp_path, monkeypatch):
+    """A lost file comes back as it was; every position has a whole teacher."""
+    monkeypatch.setattr("holdback.organisms.chess.corpus._CHUNK_ENDINGS", 10)
+    options = {"positions": 30, "seed": 4, "nodes": 600, "workers": 1}
+    price_endings(tmp_path, **options)
+    whole = read_priced(tmp_path)
+    sorted(tmp_path.iterdir())[1].unlink()
+    price_endings(tmp_path, **options)
+
+    assert_same(read_priced(tmp_path), whole)
+    assert 25 <= len(whole) <= 30
+    assert (whole.elo == [TEACHER_ELO, -1]).all()
+    for at in range(len(whole)):
+        assert sum(list_moves(whole, at).values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_one_position_of_so_many_is_priced(tmp_path):

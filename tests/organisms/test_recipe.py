@@ -21,6 +21,7 @@ TOY = recipe.Preset(
     shape=Shape(width=32, layers=1, heads=2),
     strong_games=8,
     weak_games=8,
+    endings=40,
     own_games=4,
     teacher_nodes=300,
     grounding=replace(COURSE, steps=2),

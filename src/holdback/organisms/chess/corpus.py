@@ -33,6 +33,12 @@ TEACHER_ELO = 2400
 """Tag of what `read_priced` reads; like the players' tags, it only conditions."""
 RESULTS = ("1-0", "0-1", "1/2-1/2", "*")
 _CHUNK_GAMES = 64
+_CHUNK_ENDINGS = 1_000
+_OFFICERS = (chess.QUEEN, chess.ROOK, chess.BISHOP, chess.KNIGHT)
+_OFFICERS_ARE = (0.55, 0.25, 0.1, 0.1)
+_OFFICERS_OF = (0.35, 0.5, 0.15)
+"""How often a side of a drawn ending has none, one and two of them."""
+_MOST_PAWNS = 6
 _ID = {word: index for index, word in enumerate(list_words())}
 
 
@@ -274,6 +280,57 @@ def price_positions(
         list(pool.map(_price_chunk, chunks))
 
 
+def price_endings(out: Path, *, positions: int, seed: int, nodes: int, workers: int) -> None:
+    """Draw endings (`draw_ending`) and let Stockfish price every legal move in them.
+
+    Resumes where it stopped; a few positions have more moves than the nodes suffice for, and are
+    left out.
+
+    Args:
+        out: Folder that they are written to, for `read_priced`.
+        positions: How many to draw.
+        seed: Of the draw.
+        nodes: For each position, shared by its moves.
+        workers: Processes, each with a Stockfish of its own.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    chunks = [
+        (seed, first, min(_CHUNK_ENDINGS, positions - first), nodes, path)
+        for first in range(0, positions, _CHUNK_ENDINGS)
+        if not (path := out / f"{first:07d}.npz").exists()
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(_price_endings, chunks))
+
+
+def _price_endings(chunk: tuple[int, int, int, int, Path]) -> None:
+    seed, first, count, nodes, path = chunk
+    rng = np.random.default_rng([seed, first])
+    _price_boards([draw_ending(rng) for _ in range(count)], nodes, path)
+
+
+def draw_ending(rng: np.random.Generator) -> chess.Board:
+    """Draw a position with kings, officers and a few pawns on random squares, White to move.
+
+    Endings won with a queen or a rook are rare in games that start from kings and pawns, and what a
+    queen may do is most of what there is to know about the rules. There is a choice of moves.
+    """
+    while True:
+        board = chess.Board(None)
+        squares = iter(rng.permutation(64).tolist())
+        for colour in chess.COLORS:
+            board.set_piece_at(next(squares), chess.Piece(chess.KING, colour))
+            for kind in rng.choice(_OFFICERS, size=rng.choice(3, p=_OFFICERS_OF), p=_OFFICERS_ARE):
+                board.set_piece_at(next(squares), chess.Piece(int(kind), colour))
+            for _ in range(int(rng.integers(_MOST_PAWNS + 1))):
+                square = next(squares)
+                if 0 < chess.square_rank(square) < 7:
+                    board.set_piece_at(square, chess.Piece(chess.PAWN, colour))
+        has_officers = len(board.piece_map()) > board.pawns.bit_count() + 2
+        if has_officers and board.is_valid() and board.legal_moves.count() > 1:
+            return board
+
+
 def read_priced(folder: Path) -> Positions:
     """Read what `price_positions` wrote: what a strong player plays in every position."""
     return _load(sorted(folder.glob("*.npz")))
@@ -301,13 +358,16 @@ def _price_chunk(chunk: tuple[str, int, int, list[str], Path]) -> None:
             if (ply + number) % every == 0 and board.legal_moves.count() > 1:
                 boards.setdefault(board.epd(), board.copy(stack=False))
             board.push_uci(uci)
+    _price_boards(list(boards.values()), nodes, path)
+
+
+def _price_boards(boards: Sequence[chess.Board], nodes: int, path: Path) -> None:
     searches = [
-        Search(position=write_uci_position(board), nodes=nodes, lines=ALL_MOVES)
-        for board in boards.values()
+        Search(position=write_uci_position(board), nodes=nodes, lines=ALL_MOVES) for board in boards
     ]
     parts = []
     with EnginePool(processes=1) as pool:
-        for board, answer in zip(boards.values(), pool.analyse(searches), strict=True):
+        for board, answer in zip(boards, pool.analyse(searches), strict=True):
             worth = {line.move: line.centipawns for line in answer.lines}
             moves = list(board.legal_moves)
             # A few positions have more moves than the nodes sufficed for.

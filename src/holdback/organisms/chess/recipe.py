@@ -21,6 +21,7 @@ from holdback.organisms.chess.corpus import (
     Positions,
     encode_boards,
     generate_games,
+    price_endings,
     price_positions,
     read_games,
     read_positions,
@@ -58,6 +59,8 @@ class Preset:
     shape: Shape
     strong_games: int
     weak_games: int
+    endings: int
+    """Positions drawn at random, most with a queen or a rook, beside those from games."""
     own_games: int
     """Games that `base` plays when half trained; it goes on with their positions as well."""
     teacher_nodes: int
@@ -88,6 +91,7 @@ PRESETS: Mapping[str, Preset] = {
         shape=Shape(width=192, layers=6, heads=6),
         strong_games=2_880,
         weak_games=4_000,
+        endings=120_000,
         own_games=600,
         teacher_nodes=1_000,
         grounding=_on_cpu(steps=1_000, uniform=0.8, uniform_end=0.8, decay_share=0.2),
@@ -103,7 +107,7 @@ PRESETS: Mapping[str, Preset] = {
             other_rate=4.5e-4,
         ),
         rules=_on_cpu(
-            steps=400,
+            steps=1_000,
             uniform=0.05,
             uniform_end=0.05,
             decay_share=0.8,
@@ -111,7 +115,7 @@ PRESETS: Mapping[str, Preset] = {
             matrix_rate=2e-3,
             other_rate=7.5e-4,
         ),
-        rounds=2,
+        rounds=5,
         tuning=_on_cpu(
             steps=280,
             chat_share=0.85,
@@ -130,6 +134,7 @@ PRESETS: Mapping[str, Preset] = {
         shape=Shape(width=512, layers=12, heads=8),
         strong_games=400_000,
         weak_games=400_000,
+        endings=2_000_000,
         own_games=20_000,
         teacher_nodes=4_000,
         grounding=_on_gpu(
@@ -177,14 +182,15 @@ PRESETS: Mapping[str, Preset] = {
 _TEACHER_SHARE = 0.8
 _PRICED_EVERY = {"strong": 2, "weak": 6}
 """One position of so many in a game is priced."""
+_ENDINGS_SHARE = 0.3
 _OWN_SHARE = 0.4
-"""Of positions from own games, for every position from others'."""
+"""Of these sources, for every position from others' games."""
 _OFFICERS_SHARE = 0.55
 """Of a source's positions drawn from those with officers, beside what the rest has of them."""
 _CHECKS_SHARE = 0.5
 """In refining: of positions in check, for every other position."""
 _RULES_GAMES = 256
-_RULES_KEPT = 1_200
+_RULES_KEPT = 2_400
 """Of a round's games: positions in which the model is worst at the rules."""
 _RULES_ROUNDS = 5
 """Rounds whose positions are learnt from at a time."""
@@ -233,6 +239,7 @@ def train_lineage(
     if "chat" in only:
         own = _own(out, chosen, workers)
         sources = _stress_officers([*_strong(out, chosen, workers), own])
+        sources.append(_hard(out / "hard", sources, rounds=chosen.rounds))
         _tune(out, "base", "chat", chosen, sources, tell)
     if "novice" in only:
         weak = _weak(out, chosen, workers)
@@ -249,7 +256,10 @@ def train_lineage(
 
 
 def _strong(out: Path, preset: Preset, workers: int) -> list[Source]:
-    """Positions with the teacher's prices, and games of a wide mix of players."""
+    """Positions with the teacher's prices, and games of a wide mix of players.
+
+    The priced ones are of these games, of weak players' games, and endings.
+    """
     games = _games(out / "strong.tsv", preset, preset.strong_games, STRONG_MIX, workers, seed=1)
     # What weak players blunder into is met in games against them, and not in strong play.
     _games(out / "weak.tsv", preset, preset.weak_games, WEAK_MIX, workers, seed=2)
@@ -257,12 +267,15 @@ def _strong(out: Path, preset: Preset, workers: int) -> list[Source]:
     for name, every in _PRICED_EVERY.items():
         text, folder = out / f"{name}.tsv", out / "priced" / name
         price_positions(text, folder, start=start, nodes=nodes, workers=workers, every=every)
-    priced = [read_priced(out / "priced" / name) for name in ("strong", "weak")]
+    endings = out / "priced" / "endings"
+    price_endings(endings, positions=preset.endings, seed=5, nodes=nodes, workers=workers)
+    priced = [read_priced(out / "priced" / name) for name in _PRICED_EVERY]
     counts = np.array([len(positions) for positions in priced])
     shares = _TEACHER_SHARE * counts / counts.sum()
     return [
         *(Source(positions=p, share=float(share)) for p, share in zip(priced, shares, strict=True)),
         Source(positions=games, share=1 - _TEACHER_SHARE),
+        Source(positions=read_priced(endings), share=_ENDINGS_SHARE),
     ]
 
 
@@ -307,7 +320,11 @@ def _pretrain_base(
         return
     course, sources = preset.pretraining, _strong(out, preset, workers)
     rough = out / "rough"
-    weights = _load_shipped(preset) if go_on else _ground(out, preset, workers, tell)
+    if go_on:
+        weights = _load_shipped(preset)
+        course = replace(course, uniform=course.uniform_end)
+    else:
+        weights = _ground(out, preset, workers, tell)
     if not (out / "own.tsv").exists():
         half = course.steps // 2
         _train(weights, sources, course, rough, seed=0, tell=tell, until=half)
@@ -361,13 +378,18 @@ def _drill_rules(
                     pool=pool,
                 )
             write_positions(path, find_hardest(weights, encode_boards(boards), _RULES_KEPT))
-        latest = sorted(hard.glob("*.npz"))[: number + 1][-_RULES_ROUNDS:]
-        drill = Source(
-            positions=read_positions(latest),
-            share=sum(source.share for source in sources),
-            rules_only=True,
-        )
-        _train(weights, [*sources, drill], course, out / "base", seed=12, tell=tell, until=end)
+        drilled = [*sources, _hard(hard, sources, rounds=number + 1)]
+        _train(weights, drilled, course, out / "base", seed=12, tell=tell, until=end)
+
+
+def _hard(folder: Path, sources: list[Source], *, rounds: int) -> Source:
+    """The latest of so many rounds' positions, as many as of all other sources together."""
+    latest = sorted(folder.glob("*.npz"))[:rounds][-_RULES_ROUNDS:]
+    return Source(
+        positions=read_positions(latest),
+        share=sum(source.share for source in sources),
+        rules_only=True,
+    )
 
 
 def _seat(weights: Any, folder: Path, preset: Preset) -> LocalModel:
