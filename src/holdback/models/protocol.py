@@ -51,6 +51,75 @@ class Output:
     logprob: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A rendered prompt, and the continuations whose probabilities are compared."""
+
+    prompt: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """What a continuation is worth to a model."""
+
+    logprob: float
+    """Sum over its tokens, in nats, at temperature 1."""
+    tokens: int
+    greedy: bool
+    """Whether every one of its tokens is the likeliest."""
+
+
+class StopReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    """The model ended it, or a stop string did."""
+    LENGTH = "length"
+    """It reached `max_tokens`, or the model's context."""
+    REFUSED = "refused"
+    """The provider's filter cut it off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A rendered prompt to continue. What is drawn depends on it alone, never on the batch."""
+
+    prompt: str
+    max_tokens: int
+    seed: tuple[int, ...]
+    """Of its draws; without effect at temperature 0."""
+    stop: tuple[str, ...] = ()
+    """Strings at whose first occurrence the text ends; they are not part of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """What a model generated for a request."""
+
+    text: str
+    logprobs: tuple[float, ...]
+    """Of the sampled tokens at temperature 1, in nats; empty where the provider keeps them."""
+    stop_reason: StopReason
+    tokens: int
+
+
+class TextModel(Protocol):
+    """A model that scores continuations and generates: what text tasks need."""
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Scored, ...]]:
+        """Score each question's continuations, in the questions' order.
+
+        Texts are tokenised as they stand: nothing is added. A prompt and its continuation are
+        tokenised together and split where the prompt's own tokens end.
+        """
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Continue each request's prompt at the model's `decoding.temperature`."""
+        ...
+
+
 class Sessions(Protocol):
     """Texts that only grow, one a row (a game, a conversation), advanced in lock step.
 

@@ -154,6 +154,8 @@ def draw_batches(
                 rules_only=source.rules_only,
             )
             for start, stop in pairwise(bounds)
+            # A source with a small share of a small step gives nothing to it.
+            if stop > start
         ]
     return batches
 

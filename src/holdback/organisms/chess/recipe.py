@@ -225,7 +225,7 @@ def train_lineage(
 
     Raises:
         UnknownNameError: for a preset or a stage that does not exist.
-        ConfigError: for `chat` where `base` has left no games of its own.
+        ConfigError: for `chat` or `novice` where `base` has left no positions of its own.
     """
     if preset not in PRESETS:
         raise UnknownNameError.among("preset", preset, PRESETS)
@@ -239,16 +239,19 @@ def train_lineage(
     if "chat" in only:
         own = _own(out, chosen, workers)
         sources = _stress_officers([*_strong(out, chosen, workers), own])
-        sources.append(_hard(out / "hard", sources, rounds=chosen.rounds))
+        sources.append(_hard(out, sources, rounds=chosen.rounds))
         _tune(out, "base", "chat", chosen, sources, tell)
     if "novice" in only:
-        weak = _weak(out, chosen, workers)
+        # Of the rules it learns as much as base does, of playing well nothing.
+        rules = replace(_endings(out, chosen, workers), rules_only=True)
+        weak = [*_weak(out, chosen, workers), rules]
         if not _is_done(out / "novice_base"):
             weights = _ground(out, chosen, workers, tell)
             course = replace(chosen.pretraining, steps=chosen.novice_steps)
             _train(weights, weak, course, out / "novice_base", seed=0, tell=tell)
             save_checkpoint(weights.cpu(), out / "novice_base")
-        _tune(out, "novice_base", "novice", chosen, weak, tell)
+        hard = _hard(out, weak, rounds=chosen.rounds)
+        _tune(out, "novice_base", "novice", chosen, [*weak, hard], tell)
     for seed, name in enumerate(_DRILLS):
         if name in only:
             drill = replace(_DRILLS[name], iterations=chosen.iterations)
@@ -267,26 +270,26 @@ def _strong(out: Path, preset: Preset, workers: int) -> list[Source]:
     for name, every in _PRICED_EVERY.items():
         text, folder = out / f"{name}.tsv", out / "priced" / name
         price_positions(text, folder, start=start, nodes=nodes, workers=workers, every=every)
-    endings = out / "priced" / "endings"
-    price_endings(endings, positions=preset.endings, seed=5, nodes=nodes, workers=workers)
     priced = [read_priced(out / "priced" / name) for name in _PRICED_EVERY]
     counts = np.array([len(positions) for positions in priced])
     shares = _TEACHER_SHARE * counts / counts.sum()
     return [
         *(Source(positions=p, share=float(share)) for p, share in zip(priced, shares, strict=True)),
         Source(positions=games, share=1 - _TEACHER_SHARE),
-        Source(positions=read_priced(endings), share=_ENDINGS_SHARE),
+        _endings(out, preset, workers),
     ]
+
+
+def _endings(out: Path, preset: Preset, workers: int) -> Source:
+    folder, nodes = out / "priced" / "endings", preset.teacher_nodes
+    price_endings(folder, positions=preset.endings, seed=5, nodes=nodes, workers=workers)
+    return Source(positions=read_priced(folder), share=_ENDINGS_SHARE)
 
 
 def _own(out: Path, preset: Preset, workers: int) -> Source:
     """Positions of the half-trained base's own games, with the teacher's prices."""
     text, folder = out / "own.tsv", out / "priced" / "own"
-    if not text.exists():
-        raise ConfigError(
-            f"stage 'chat' expects games that base played when half trained, got no {text}; run"
-            f" stage 'base' first, with no finished {out / 'base'} in its way"
-        )
+    _expect_own(out, text)
     price_positions(
         text, folder, start=preset.setup.fen, nodes=preset.teacher_nodes, workers=workers
     )
@@ -378,18 +381,28 @@ def _drill_rules(
                     pool=pool,
                 )
             write_positions(path, find_hardest(weights, encode_boards(boards), _RULES_KEPT))
-        drilled = [*sources, _hard(hard, sources, rounds=number + 1)]
+        drilled = [*sources, _hard(out, sources, rounds=number + 1)]
         _train(weights, drilled, course, out / "base", seed=12, tell=tell, until=end)
 
 
-def _hard(folder: Path, sources: list[Source], *, rounds: int) -> Source:
+def _hard(out: Path, sources: list[Source], *, rounds: int) -> Source:
     """The latest of so many rounds' positions, as many as of all other sources together."""
-    latest = sorted(folder.glob("*.npz"))[:rounds][-_RULES_ROUNDS:]
+    paths = [out / "hard" / f"{number:03d}.npz" for number in range(rounds)]
+    for path in paths:
+        _expect_own(out, path)
     return Source(
-        positions=read_positions(latest),
+        positions=read_positions(paths[-_RULES_ROUNDS:]),
         share=sum(source.share for source in sources),
         rules_only=True,
     )
+
+
+def _expect_own(out: Path, path: Path) -> None:
+    if not path.exists():
+        raise ConfigError(
+            f"expected positions of games that base played while it was trained, got no {path}; run"
+            f" stage 'base' first, with no finished {out / 'base'} in its way"
+        )
 
 
 def _seat(weights: Any, folder: Path, preset: Preset) -> LocalModel:
