@@ -131,6 +131,20 @@ class Positions:
         )
 
 
+def join_positions(parts: Sequence[Positions]) -> Positions:
+    """Put positions one after the other; one part at least."""
+    names = ("boards", "state", "legal", "shares", "elo", "result")
+    return _index(
+        _stack(
+            [
+                {name: getattr(part, name) for name in names}
+                | {"counts": np.diff(part.first_legal)}
+                for part in parts
+            ]
+        )
+    )
+
+
 def encode_boards(boards: Sequence[chess.Board]) -> Positions:
     """Encode positions in which any legal move is as good as another, each with one at least."""
     parts = []

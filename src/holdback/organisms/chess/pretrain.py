@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from holdback.organisms.chess.corpus import Positions
+from holdback.organisms.chess.corpus import Positions, join_positions
 from holdback.organisms.chess.documents import Batch, collate, write_chat, write_record
 from holdback.organisms.chess.vocabulary import (
     CHAT_WORDS,
@@ -131,33 +131,44 @@ def forget_chat_words(weights: Any, seed: int) -> None:
 def draw_batches(
     sources: Sequence[Source], course: Course, uniform: float, rng: np.random.Generator
 ) -> list[Batch]:
-    """Draw the documents of one step, in batches of about equal length."""
-    batches = []
+    """Draw the documents of one step, in batches of about equal length.
+
+    Sources share batches, so that many small ones do not make many small passes.
+    """
     # A small corpus may have no position of a rare kind.
     filled = [source for source in sources if len(source.positions)]
     whole = sum(source.share for source in filled)
-    for source in filled:
-        rows = round(course.rows * source.share / whole)
-        documents = []
-        for at in rng.integers(len(source.positions), size=rows):
-            write = write_chat if rng.random() < course.chat_share else write_record
-            documents.append(write(source.positions, int(at), rng))
-        documents.sort(key=lambda document: len(document.prompt))
-        parts = max(1, round(rows / course.part))
-        bounds = np.linspace(0, rows, parts + 1).astype(int)
-        batches += [
-            collate(
-                source.positions,
-                documents[start:stop],
-                1.0 if source.rules_only else uniform,
-                rng,
-                rules_only=source.rules_only,
+    batches = []
+    for rules_only in (False, True):
+        drawn = []
+        for source in filled:
+            if source.rules_only == rules_only:
+                rows = round(course.rows * source.share / whole)
+                drawn.append(source.positions.take(rng.integers(len(source.positions), size=rows)))
+        if sum(map(len, drawn)):
+            weight = 1.0 if rules_only else uniform
+            batches += _write_batches(
+                join_positions(drawn), course, weight, rng, rules_only=rules_only
             )
-            for start, stop in pairwise(bounds)
-            # A source with a small share of a small step gives nothing to it.
-            if stop > start
-        ]
     return batches
+
+
+def _write_batches(
+    positions: Positions,
+    course: Course,
+    uniform: float,
+    rng: np.random.Generator,
+    *,
+    rules_only: bool,
+) -> Iterator[Batch]:
+    documents = []
+    for at in range(len(positions)):
+        write = write_chat if rng.random() < course.chat_share else write_record
+        documents.append(write(positions, at, rng))
+    documents.sort(key=lambda document: len(document.prompt))
+    parts = max(1, round(len(positions) / course.part))
+    for start, stop in pairwise(np.linspace(0, len(positions), parts + 1).astype(int)):
+        yield collate(positions, documents[start:stop], uniform, rng, rules_only=rules_only)
 
 
 def train(
