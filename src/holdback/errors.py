@@ -4,7 +4,11 @@
     ├── ConfigError            an audit file, lineage or option that cannot be used
     │   └── UnknownNameError   a name that nothing answers to, with the nearest one
     ├── CheckpointError        weights, tokenizer or template missing, unsafe or unusable
+    ├── EndpointError          a model's provider that refuses, fails or answers nonsense
+    │   └── LimitReachedError  a cap on what a provider may be asked for is reached
     ├── EngineError            a chess engine missing, silent or dead
+    ├── PgnError               a PGN file without games, or with a broken one
+    ├── LogError               an evaluation log that cannot be read, or does not pair with another
     ├── InsufficientDataError  too few observations for the statistic asked for
     └── StoreError             a run store of another version, or one that was altered
 
@@ -42,8 +46,24 @@ class CheckpointError(HoldbackError):
     """A checkpoint whose files are missing, unsafe or unusable."""
 
 
+class EndpointError(HoldbackError):
+    """A model's provider that refuses, keeps failing, or answers what cannot be read."""
+
+
+class LimitReachedError(EndpointError):
+    """A cap on what a provider may be asked for is reached; what it answered is kept."""
+
+
 class EngineError(HoldbackError):
     """A chess engine that is missing, silent or dead."""
+
+
+class PgnError(HoldbackError):
+    """A PGN file without games, or a game in it that is broken."""
+
+
+class LogError(HoldbackError):
+    """An evaluation log that cannot be read, or that does not pair with another."""
 
 
 class InsufficientDataError(HoldbackError, ValueError):
