@@ -26,6 +26,7 @@ TOY = recipe.Preset(
     teacher_nodes=300,
     grounding=replace(COURSE, steps=2),
     pretraining=COURSE,
+    going_on=COURSE,
     novice_steps=3,
     refining=replace(COURSE, steps=2),
     rules=replace(COURSE, steps=5),

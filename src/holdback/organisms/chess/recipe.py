@@ -69,6 +69,8 @@ class Preset:
     """The first part of pretraining, the same for `base` and `novice`: weak games, which teach the
     rules."""
     pretraining: Course
+    going_on: Course
+    """The same from the shipped base (`--go-on`): what it knows is not blurred again."""
     novice_steps: int
     """How far `novice` follows the same course, on weak games alone."""
     refining: Course
@@ -96,7 +98,8 @@ PRESETS: Mapping[str, Preset] = {
         teacher_nodes=1_000,
         grounding=_on_cpu(steps=1_000, uniform=0.8, uniform_end=0.8, decay_share=0.2),
         pretraining=_on_cpu(steps=3_400),
-        novice_steps=300,
+        going_on=_on_cpu(steps=2_800, uniform=0.05),
+        novice_steps=3_000,
         refining=_on_cpu(
             steps=100,
             uniform=0.05,
@@ -126,7 +129,7 @@ PRESETS: Mapping[str, Preset] = {
             other_rate=1.5e-3,
             warmup=20,
         ),
-        iterations=36,
+        iterations=48,
         device="cpu",
     ),
     "gpu": Preset(
@@ -147,6 +150,7 @@ PRESETS: Mapping[str, Preset] = {
             warmup=400,
         ),
         pretraining=_on_gpu(steps=20_000, matrix_rate=3e-3, other_rate=1e-3, warmup=400),
+        going_on=_on_gpu(steps=20_000, uniform=0.05, matrix_rate=3e-3, other_rate=1e-3, warmup=400),
         novice_steps=20_000,
         refining=_on_gpu(
             steps=2_000,
@@ -321,13 +325,11 @@ def _pretrain_base(
     """
     if _is_done(out / "base"):
         return
-    course, sources = preset.pretraining, _strong(out, preset, workers)
-    rough = out / "rough"
+    sources, rough = _strong(out, preset, workers), out / "rough"
     if go_on:
-        weights = _load_shipped(preset)
-        course = replace(course, uniform=course.uniform_end)
+        course, weights = preset.going_on, _load_shipped(preset)
     else:
-        weights = _ground(out, preset, workers, tell)
+        course, weights = preset.pretraining, _ground(out, preset, workers, tell)
     if not (out / "own.tsv").exists():
         half = course.steps // 2
         _train(weights, sources, course, rough, seed=0, tell=tell, until=half)
