@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import holdback
 from holdback.errors import ConfigError, HoldbackError
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
+USAGE, FAILED, CAPPED, INTERRUPTED = 2, 1, 3, 130
 
 
 class _Commands(TyperGroup):

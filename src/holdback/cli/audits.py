@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdback.cli.app import FAILED, main
+from holdback.cli.app import CAPPED, FAILED, main
 from holdback.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from holdback.audit import AuditResult
+    from holdback.audit import AuditResult, Prepared
     from holdback.plan import AuditPlan
     from holdback.runs.planning import Forecast
+    from holdback.runs.timing import Timing
 
 
 class Access(StrEnum):
@@ -40,6 +41,9 @@ Limit = Annotated[
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the findings, nothing else.")
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Touch no network but this machine's own servers.")
 ]
 Report = Annotated[
     Path | None,
@@ -62,16 +66,28 @@ def audit(
         int | None, typer.Option(min=1, help="Processes; [budget] in AUDIT says otherwise.")
     ] = None,
     access: Limit = None,
+    offline: Offline = False,
+    max_samples: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many new samples (code 3).")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Ask nothing that could take more tokens (code 3).")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so much wall time (code 3).")
+    ] = None,
 ) -> None:
     """Run every checkpoint, task and rung that AUDIT names, and say what is held back."""
-    plan = _load(name, quick=quick, access=access)
+    plan = _load(name, quick=quick, access=access, offline=offline)
     from rich.console import Console
 
     from holdback.audit import prepare, run_audit
+    from holdback.runs.allowance import Allowance
     from holdback.runs.execution import make_executor
     from holdback.runs.progress import RunProgress
     from holdback.runs.store import RunStore
 
+    allowance = Allowance(samples=max_samples, tokens=max_tokens, minutes=max_minutes)
     prepared = prepare(plan)
     records = store or _default_store(plan)
     aside = Console(stderr=True)
@@ -87,6 +103,7 @@ def audit(
                 executor=executor,
                 observer=progress,
                 command=shlex.join(["holdback", *sys.argv[1:]]),
+                allowance=allowance,
             )
     # The report of a whole audit is not to be replaced by a quick look at a part of it.
     page = records.with_name(f"{records.stem}-quick.html" if quick else f"{records.stem}.html")
@@ -95,19 +112,54 @@ def audit(
         first = result.failed[0]
         words = f"{len(result.failed)} runs failed, first {first.label}: {first.reason}"
         typer.echo(f"holdback: {words}; the same command tries them again", err=True)
+    if allowance.reached:
+        words = f"stopped at {allowance.reached}; all that was done is stored"
+        typer.echo(f"holdback: {words}, and the same command without it goes on", err=True)
+        raise typer.Exit(CAPPED)
+    if result.failed:
         raise typer.Exit(FAILED)
 
 
 @main.command("plan")
-def show_plan(name: AuditName, quick: Quick = False, access: Limit = None) -> None:
+def show_plan(
+    name: AuditName,
+    *,
+    quick: Quick = False,
+    access: Limit = None,
+    offline: Offline = False,
+    show_prompts: Annotated[
+        bool, typer.Option("--show-prompts", help="Print the first prompt of every rung.")
+    ] = False,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Ask a few samples to measure this machine's speed.")
+    ] = False,
+) -> None:
     """Say what an audit would run, how long it takes and what it could see; run nothing."""
-    plan = _load(name, quick=quick, access=access)
+    plan = _load(name, quick=quick, access=access, offline=offline)
     from rich.console import Console
 
     from holdback.audit import prepare
     from holdback.runs.planning import forecast
 
-    _print_forecast(plan, forecast(plan, prepare(plan).ladder), Console())
+    prepared = prepare(plan)
+    console = Console()
+    if show_prompts:
+        _print_prompts(prepared, console)
+    timings: list[Timing] = []
+    if timed:
+        from holdback.runs.timing import apply_timings, time_tasks
+
+        timings = time_tasks(prepared.plan, prepared.ladder)
+        prepared = replace(prepared, plan=apply_timings(prepared.plan, timings))
+    _print_forecast(prepared.plan, forecast(prepared.plan, prepared.ladder), console)
+    for timing in timings:
+        _tell(
+            console,
+            f"{timing.task}: timed here on {timing.checkpoint}: {timing.samples_per_second:.3g}"
+            f" samples/s over {timing.samples} samples",
+        )
+    # Local tokenizers take seconds to load, so they are not asked where nobody pays.
+    _print_tokens(prepared, console, priced=not (show_prompts or timed))
 
 
 @main.command()
@@ -146,7 +198,13 @@ def _is_audit(name: str) -> bool:
     return name in _shipped() or name.endswith(".toml")
 
 
-def _load(name: str, *, quick: bool = False, access: Access | None = None) -> AuditPlan:
+def _load(
+    name: str, *, quick: bool = False, access: Access | None = None, offline: bool = False
+) -> AuditPlan:
+    if offline:
+        from holdback.models.hub import go_offline
+
+        go_offline()
     from holdback.plan import load_plan, parse_plan
 
     shipped = _shipped()
@@ -184,6 +242,8 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
     from rich import box
     from rich.table import Table
 
+    from holdback.audit.reading import write_skipped
+
     table = Table("task", "rung", "split", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("runs", "samples", "minutes"):
         table.add_column(column, justify="right")
@@ -213,5 +273,42 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
             lines.append(f"{task}: no spread is given, so no smallest detectable gap")
         else:
             lines.append(f"{task}: smallest detectable gap {gap:.3g} (margin {margin:g})")
+    lines += write_skipped(expected.skipped)
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        _tell(console, line)
+
+
+def _print_prompts(prepared: Prepared, console: Console) -> None:
+    """Print what each rung asks first; what a template wrote moves no cursor."""
+    from holdback.report.visible import show_invisible
+    from holdback.runs.planning import climb
+    from holdback.runs.preview import Previewer
+
+    rungs = climb(prepared.plan, prepared.ladder)
+    for shown in Previewer(prepared.plan).show(rungs):
+        where = f"{shown.checkpoint} · {shown.task} · {shown.rung}"
+        if shown.prompt is None:
+            _tell(console, f"── {where}: no prompt to show: {shown.reason}\n")
+            continue
+        ids = shown.prompt.token_ids
+        size = "no token ids here" if ids is None else f"{len(ids)} tokens"
+        _tell(console, f"── {where} · {shown.prompt.sample_id} · {size}")
+        _tell(console, show_invisible(shown.prompt.text))
+        _tell(console, "" if ids is None else f"{list(ids)}\n")
+
+
+def _print_tokens(prepared: Prepared, console: Console, *, priced: bool) -> None:
+    """Print the most tokens that checkpoints could be asked for, with `priced` endpoints alone."""
+    from holdback.runs.preview import bound_checkpoints, list_readers
+
+    names = list_readers(prepared.plan, priced=priced)
+    bounds = bound_checkpoints(prepared.plan, prepared.ladder, names) if names else {}
+    for checkpoint, tokens in bounds.items():
+        if tokens is None:
+            _tell(console, f"{checkpoint}: tokens unknown: a task or a rung does not say")
+        else:
+            _tell(console, f"{checkpoint}: at most {tokens:,} tokens, read and generated")
+
+
+def _tell(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -5,6 +5,7 @@ measurement  a capability with each cluster's contribution to its error: differe
 means        mean and slope, clustered
 intervals    proportions: Wilson, Clopper–Pearson
 paired       McNemar, required samples, smallest detectable difference, equivalence
+flips        samples on which two conditions disagree: exact test, detectable difference
 elo          ratings by maximum likelihood, draws modelled, clustered by opening pair
 selection    choosing a rung, what choosing costs, Holm
 signatures   black-box signs of a player who throws games
