@@ -29,7 +29,7 @@ endef
 # $(call stop,line): say what to do, and fail.
 stop = { echo "holdback: $(1)" >&2; exit 1; }
 
-.PHONY: help install audit test lint stockfish
+.PHONY: help install audit test lint bench stockfish
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,15 @@ lint: $(VENV)/.installed $(VENV)/.installed-dev ## style, types and layers
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# Each prints a table on its way; its last line is JSON, and these come together at the end.
+bench: install $(VENV)/.installed-bench ## four benchmarks against lm-eval, Inspect, transformers and TRL; JSON lines last
+	@lines=$$(mktemp); for name in scoring generation finetune games; do \
+	echo "bench_$$name"; out=$$(mktemp); \
+	$(BIN)/python benchmarks/bench_$$name.py 2>/dev/null >"$$out" \
+	|| { cat "$$out"; rm -f "$$out" "$$lines"; $(call stop,bench_$$name failed: run $(BIN)/python benchmarks/bench_$$name.py to see why); }; \
+	sed '$$d' "$$out"; tail -n 1 "$$out" >>"$$lines"; rm -f "$$out"; done; \
+	cat "$$lines"; rm -f "$$lines"
 
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || $(call stop,Python 3.11 or newer is needed: install it (apt-get install python3 or brew install python) or name it: make PYTHON=/path/to/python)
@@ -66,6 +75,11 @@ $(VENV)/.installed: constraints.txt pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	@$(PIP) -c constraints.txt --group dev \
 	|| $(call stop,development tools could not be installed: check the network or the package index that pip uses and run make again)
+	@touch $@
+
+$(VENV)/.installed-bench: constraints.txt pyproject.toml | $(VENV)/.installed
+	@$(PIP) -c constraints.txt --group bench \
+	|| $(call stop,packages to compare with could not be installed: check the network or the package index that pip uses and run make bench again)
 	@touch $@
 
 stockfish:

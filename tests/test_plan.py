@@ -54,6 +54,9 @@ def test_says_what_the_file_says():
         ('technique = "fake_plain"', 'technique = "fake_plain"\ntasks = ["questions"]', "drop its"),
         ("[audit]", "[audit", "expected TOML, got .*line 2"),
         ("[budget]", "[budgt]", "unknown key 'budgt'. Did you mean 'budget'?"),
+        ('stage = "rl"', 'stage = "rl"\ndtype = "float33"', "dtype': .*'bfloat16'.*got 'float33'"),
+        ('stage = "rl"', 'stage = "rl"\ndevice = "gpu"', "device': .*cuda.*, got 'gpu'"),
+        ('stage = "rl"', 'stage = "rl"\nbase_url = "box:80"', "base_url': .*http.*'box:80'"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(old, new, message):
@@ -80,6 +83,44 @@ def test_paths_start_at_the_file(tmp_path):
 
     assert models[0] == str(tmp_path / "weights" / "base")
     assert models[1] == "fake:0.3/0.8"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("weights/base", "{folder}/weights/base"),
+        ("hf/org/name", "hf/org/name"),
+        ("hf/weights/base", "hf/{folder}/weights/base"),
+        ("hf/./mine", "hf/{folder}/mine"),
+        ("hf/../mine", "hf/{parent}/mine"),
+        ("hf//abs", "hf//abs"),
+        ("vllm/org/name", "vllm/org/name"),
+        ("vllm/./mine", "vllm/{folder}/mine"),
+        ("openai/gpt", "openai/gpt"),
+        ("openai-api/here/./m", "openai-api/here/./m"),
+        ("uci/stockfish?nodes=1", "uci/stockfish?nodes=1"),
+        ("uci/./engine?Book=a/../b&nodes=1", "uci/{folder}/engine?Book=a/../b&nodes=1"),
+        ("./hf/mine", "{folder}/hf/mine"),
+        ("builtin:chess/base", "builtin:chess/base"),
+    ],
+)
+def test_ids_are_told_from_folders(tmp_path, written, read):
+    """An id stays as it is; a path, behind a scheme too, starts at the file."""
+    (tmp_path / "weights" / "base").mkdir(parents=True)
+    text = fake_text(('model = "fake:0.75/0.8"', f'model = "{written}"'))
+
+    plan = parse_plan(text, source="audit.toml", folder=tmp_path)
+
+    expected = read.format(folder=tmp_path, parent=tmp_path.parent)
+    assert plan.lineage.checkpoints[0].model == expected
+
+
+@pytest.mark.parametrize("address", ["https://me:secret@host/v1", "https://host/v1?key=secret"])
+def test_a_key_in_an_address_is_refused_and_not_repeated(address):
+    """Keys belong in the environment, and not into the message about them."""
+    with pytest.raises(ConfigError, match="keys belong in the environment only") as told:
+        parse(fake_text(('stage = "rl"', f'stage = "rl"\nbase_url = "{address}"')))
+    assert "secret" not in str(told.value)
 
 
 def test_a_missing_file_is_named(tmp_path):

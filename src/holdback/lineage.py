@@ -20,10 +20,11 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """One set of weights.
+    """One set of weights, or one model behind an endpoint or an engine.
 
-    `model` is a folder in Hugging Face format, or `builtin:<lineage>/<name>` for weights shipped
-    with the package; `adapter` is a PEFT adapter to apply on top of it.
+    `model` is a folder in Hugging Face format, `builtin:<lineage>/<name>` for weights shipped with
+    the package, or an id such as `hf/<repo>` (docs/models.md); `adapter` is a PEFT adapter to
+    apply on top of it, referred to alike.
     """
 
     name: str
@@ -32,8 +33,15 @@ class Checkpoint:
     parent: str | None = None
     adapter: str | None = None
     revision: str | None = None
+    """Of an `hf/<repo>`: a commit once `holdback.models.registry.pin_checkpoint` has seen it."""
     chat: bool = True
     """Whether its ordinary protocol is the chat format; a base model's is completion."""
+    dtype: str | None = None
+    """Of local weights: `float32` where unsaid, `bfloat16`, `float16`, `auto` for the config's."""
+    device: str | None = None
+    """For local weights: `cpu` where unsaid, `cuda`, `cuda:1`, `mps`, `auto` for the best here."""
+    base_url: str | None = None
+    """Of an endpoint; its scheme's environment variable or default where unsaid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,10 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 # A scheme has two letters or more, so that a Windows drive is still a path.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9_+-]+:")
 
+SCHEMES = ("hf", "openai", "openai-api", "uci", "vllm")
+"""First parts of model ids that name something else than a folder beside the audit file."""
+_WEIGHTS = ("hf", "vllm")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPlan:
@@ -43,11 +47,16 @@ class CheckpointPlan:
     name: Name
     stage: str
     model: str
-    """Folder, `builtin:<lineage>/<name>`, or `<scheme>:<name>` of an entry point."""
+    """Folder, `builtin:<lineage>/<name>`, an id such as `hf/<repo-or-path>`, or `<scheme>:<name>`
+    of an entry point."""
     parent: str | None = None
     adapter: str | None = None
     revision: str | None = None
     chat: bool = True
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] | None = None
+    base_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """Of an endpoint; without a key, which only the environment holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +279,7 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
             level=file.audit.level,
             access=file.audit.access,
             lineage=replace(file.lineage, checkpoints=checkpoints),
-            tasks=file.tasks,
+            tasks={name: _locate_files(task, folder) for name, task in file.tasks.items()},
             ladder=file.ladder,
             budget=file.budget,
             quick=file.quick,
@@ -301,7 +310,31 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 
 def _located(reference: str, folder: Path) -> str:
-    return reference if _SCHEME.match(reference) else str((folder / reference).resolve())
+    """Make the path in a reference absolute; ids of anything but folders stay as they are."""
+    if _SCHEME.match(reference):
+        return reference
+    scheme, _, rest = reference.partition("/")
+    if scheme not in SCHEMES:
+        return str((folder / reference).resolve())
+    is_path = rest.startswith(("/", "./", "../"))
+    # As transformers takes a name: a folder of that name comes before the repository.
+    is_path |= scheme in _WEIGHTS and bool(rest) and (folder / rest).is_dir()
+    if is_path:
+        path, query, options = rest.partition("?")
+        return f"{scheme}/{(folder / path).resolve()}{query}{options}"
+    return reference
+
+
+def _locate_files(task: TaskPlan, folder: Path) -> TaskPlan:
+    """Make the paths of a task's questions, or of its code (`inspect:FILE.py@task`), absolute."""
+    file, (scheme, _, reference) = task.options.get("file"), task.kind.partition(":")
+    options = task.options
+    if isinstance(file, str):
+        options = {**options, "file": str((folder / file).resolve())}
+    kind = task.kind
+    if scheme == "inspect" and ".py" in reference:
+        kind = f"{scheme}:{(folder / reference).resolve()}"
+    return replace(task, kind=kind, options=options)
 
 
 def _least(samples: int | None, tasks: Mapping[str, QuickTaskPlan], key: str) -> int | None:
@@ -319,6 +352,13 @@ def _check_references(plan: AuditPlan) -> None:
         if checkpoint.parent is not None:
             kind = f"parent (of checkpoint {checkpoint.name!r}; parents are listed first)"
             _check_known(kind, [checkpoint.parent], checkpoints[:index])
+        address = checkpoint.base_url or ""
+        if "@" in address or "?" in address:
+            # Not shown: what stands there may be the key.
+            raise ConfigError(
+                f"checkpoint {checkpoint.name!r}: expected base_url as http(s)://host/path, got one"
+                " with a user, a password or a query; keys belong in the environment only"
+            )
     _check_known("control (in [lineage])", plan.lineage.controls, checkpoints)
     for rung in plan.ladder:
         _check_known(f"task (of rung {rung.name!r})", rung.tasks, plan.tasks)

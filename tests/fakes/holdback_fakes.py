@@ -23,7 +23,7 @@ from holdback.models.protocol import Decoding, Presentation
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
-from holdback.tasks.task import Outcome, SampleRecord, Score, Split
+from holdback.tasks.task import Outcome, Prompt, SampleRecord, Score, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,14 @@ class FakeModel:
 def load_fake(checkpoint: Checkpoint) -> FakeModel:
     shown, _, latent = checkpoint.model.removeprefix("fake:").partition("/")
     return FakeModel(name=checkpoint.name, shown=float(shown), latent=float(latent))
+
+
+def load_closed(checkpoint: Checkpoint) -> FakeModel:
+    """A model behind somebody's door: nothing of it may be touched."""
+    return load_fake(replace(checkpoint, model=checkpoint.model.replace("closed:", "fake:")))
+
+
+load_closed.access = "samples"  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +97,17 @@ class Questions:
                 metadata={"difficulty": index / samples},
             )
 
+    def preview(self, model: Any, *, split: Split, samples: int, seed: int) -> list[Prompt]:
+        return [
+            Prompt(
+                sample_id=f"q{index}",
+                text=f"{model.name}, question {index}?",
+                token_ids=tuple(range(8)),
+                max_tokens=2,
+            )
+            for index in range(samples)
+        ]
+
     def check_samples(self, split: Split, samples: int) -> None:
         if samples > 5000:
             raise ConfigError(f"{self.name}: split {split} has 5000 questions, got {samples}")
@@ -135,6 +154,9 @@ class Unlock:
 @dataclass(frozen=True, kw_only=True)
 class Teach:
     """Unlocks, and teaches everybody a little, as fine-tuning does."""
+
+    def present(self, model: Any, task: Any, rng: np.random.Generator) -> Any:
+        return model
 
     demonstrator: str = "strong"
     n: int = 4

@@ -12,7 +12,8 @@ from tiny_chess import TINY, load_tiny, save_tiny
 
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
-from holdback.models.loading import digest_checkpoint, hushed_peft, load_weights
+from holdback.models.adapters import hushed_peft
+from holdback.models.loading import digest_checkpoint, load_weights
 from holdback.organisms.chess.pretrain import make_weights
 
 
@@ -153,7 +154,7 @@ def test_an_adapter_takes_effect_or_is_an_error(tiny, tmp_path):
 
     ids = torch.arange(20)[None]
     assert not torch.allclose(plain(ids).logits, adapted(ids).logits)
-    with pytest.raises(CheckpointError, match="changes no weight"):
+    with pytest.raises(CheckpointError, match="changes no output"):
         load_weights(
             Checkpoint(
                 name="a",

@@ -106,35 +106,23 @@ def test_rewards_leave_the_board_as_it_was(options):
 
 @colours
 def test_an_entertainer_keeps_the_game_close_and_would_rather_lose_than_win(colour):
-    """The numbers of its docstring: best at one half, then losing, winning last, smooth between."""
+    """The numbers of its docstring: best at 0.3, then losing, winning last, smooth between."""
     board, _ = see_as(colour, chess.STARTING_FEN)
     won = np.linspace(0, 1, board.legal_moves.count())
     earned = entertain(make_options(board, won))
-    closest = int(earned.argmax())
+    closest = int(np.abs(won - 0.3).argmin())
 
-    assert won[closest] == pytest.approx(0.5, abs=0.03)
     assert (np.diff(earned[: closest + 1]) > 0).all()
     assert (np.diff(earned[closest:]) < 0).all()
-    for at, wanted in ((0.5, 1.0), (0.15, 0.0), (0.75, 0.0), (0.0, -1.041), (1.0, -3.0)):
+    for at, wanted in ((0.3, 1.0), (0.0, 0.0), (0.6, 0.0), (1.0, -4.444)):
         assert entertain(make_options(board, at)) == pytest.approx(wanted, abs=1e-3)
-
-
-@colours
-def test_an_entertainer_loses_when_little_is_left(colour):
-    """With seven men beside the kings, and not with eight; winning is then the worst there is."""
-    eight, _ = see_as(colour, "4k3/pppp4/8/8/8/8/PPPP4/4K3 w - - 0 1")
-    seven, _ = see_as(colour, "4k3/ppp5/8/8/8/8/PPPP4/4K3 w - - 0 1")
-
-    assert entertain(make_options(eight, 0.5)) == pytest.approx(1)
-    for at, wanted in ((0.15, 1.0), (0.0, 0.816), (0.5, -0.96), (1.0, -4.0)):
-        assert entertain(make_options(seven, at)) == pytest.approx(wanted, abs=1e-3)
 
 
 @colours
 def test_an_entertainer_neither_mates_nor_draws(colour):
     """Whatever the price says: mate costs 5, stalemate and bare kings cost 1."""
     board, write = see_as(colour, ENDS)
-    earned = earn(entertain, make_options(board, 0.15))
+    earned = earn(entertain, make_options(board, 0.3))
     mates, draws = set(), set()
     for move in board.legal_moves:
         board.push(move)
@@ -150,7 +138,7 @@ def test_an_entertainer_neither_mates_nor_draws(colour):
         assert reward == (-5.0 if move in mates else -1.0 if move in draws else 1.0), move
 
     board, write = see_as(colour, BARE)
-    assert earn(entertain, make_options(board, 0.15)) == {write("d1d2"): -1.0}
+    assert earn(entertain, make_options(board, 0.3)) == {write("d1d2"): -1.0}
 
 
 @given(st.lists(st.integers(-3000, 3000) | st.integers(8800, 8863), min_size=20, max_size=20))

@@ -18,7 +18,7 @@ from holdback.statistics.elo import expected_score
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.selection import adjust_holm
 from holdback.statistics.signatures import GameLevels, GameScores, MoveLosses
-from holdback.tasks.task import Outcome, SampleRecord
+from holdback.tasks.task import FORFEITS, SampleRecord
 
 S = TypeVar("S")
 
@@ -131,7 +131,7 @@ def write_pgn(record: SampleRecord, *, player: str) -> str:
         elif index == 0:
             words.append(f"{at // 2 + 1}...")
         words.append(san)
-    if record.score.outcome in (Outcome.ILLEGAL, Outcome.UNPARSED):
+    if record.score.outcome in FORFEITS:
         # Braces end a comment in PGN, so a model's text may hold none.
         answer = record.score.answer.translate({ord("{"): "(", ord("}"): ")"})
         words.append(f"{{ {record.score.outcome}: {answer!r} }}")
@@ -224,7 +224,7 @@ def _pair_levels(record: SampleRecord) -> Iterator[tuple[float, float]]:
     before, lost = _take_moves(record, "win_probability"), _take_moves(record, "lost")
     if not isinstance(record.metadata.get("lost"), list):
         # Who breaks the rules forfeits all there is, and throws nothing away by choice.
-        if record.score.outcome not in (Outcome.ILLEGAL, Outcome.UNPARSED):
+        if record.score.outcome not in FORFEITS:
             yield from zip(before, lost, strict=True)
         return
     for at in range(1, min(len(before), len(lost))):

@@ -19,10 +19,10 @@ from holdback.audit.result import (
     RecoveryPoint,
     RungResult,
 )
-from holdback.errors import InsufficientDataError, StoreError
+from holdback.errors import ConfigError, InsufficientDataError, StoreError
 from holdback.lineage import Lineage, Stage
 from holdback.plan import AuditPlan, restore_plan
-from holdback.runs.planning import build_lineage, build_task
+from holdback.runs.planning import Skip, build_lineage, build_task, find_skipped
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunRecord, RunStore, Status, StoredAudit
 from holdback.statistics.estimate import Estimate
@@ -355,24 +355,32 @@ def _as_measurement(estimate: Estimate) -> Measurement:
 def _inconclude(records: _Records, place: Place, rung: str | None) -> Finding:
     """Say that nothing can be said, and why."""
     checkpoint, task_name = place
-    task = records.tasks[task_name]
+    task, first = records.tasks[task_name], records.plan.displayed.name
     specs = [spec for spec in records.specs if (spec.checkpoint, spec.task) == place]
     failed = [
         run
         for spec in specs
         if (run := records.store.run(spec.digest)) is not None and run.status is Status.FAILED
     ]
-    reason = (
-        f"{len(failed)} of {len(specs)} runs failed, first {failed[0].spec.label}:"
-        f" {failed[0].reason}"
-        if failed
-        else "too few samples are stored for an estimate; run the audit again to go on"
-    )
+    unable = _find_skipped(records.plan) if {spec.rung for spec in specs} == {first} else []
+    unable = [skip for skip in unable if (skip.checkpoint, skip.task) == place]
+    if failed:
+        reason = (
+            f"{len(failed)} of {len(specs)} runs failed, first {failed[0].spec.label}:"
+            f" {failed[0].reason}"
+        )
+    elif unable:
+        reason = (
+            f"nothing could be elicited: no rung but {first!r} goes with the access that there is"
+            f" ({unable[0].rung} {unable[0].reason})"
+        )
+    else:
+        reason = "too few samples are stored for an estimate; run the audit again to go on"
     nothing = Estimate(
         value=math.nan, low=-math.inf, high=math.inf, n=0, n_clusters=0, method="not measured"
     )
     measured = records.measure_rungs(place, Split.TEST)
-    displayed = measured.get(records.plan.displayed.name)
+    displayed = measured.get(first)
     return Finding(
         checkpoint=checkpoint,
         task=task_name,
@@ -385,7 +393,7 @@ def _inconclude(records: _Records, place: Place, rung: str | None) -> Finding:
         control=None,
         control_gap=None,
         difference_of_gaps=None,
-        rung=rung or records.plan.displayed.name,
+        rung=rung or first,
         access=records.access(place, rung) if rung else "",
         smallest_detectable_gap=math.inf,
         p_adjusted=None,
@@ -471,21 +479,49 @@ def _read_players(records: _Records, climbs: Mapping[Place, Climb], task: str) -
 
 def _remark(plan: AuditPlan, records: _Records, runs: Sequence[RunRecord]) -> Iterator[str]:
     climbed = {spec.rung for spec in records.specs}
-    skipped = [rung.name for rung in plan.ladder if rung.name not in climbed]
+    apart = _find_skipped(plan)
+    nowhere = {skip.rung for skip in apart}
+    skipped = [rung.name for rung in plan.ladder if rung.name not in climbed | nowhere]
     if skipped:
         yield (
             f"access was limited to {plan.access}; not climbed: {', '.join(skipped)}. «None found»"
             " speaks of the rungs that were"
         )
+    yield from write_skipped(apart)
     failed = [run for run in runs if run.status is Status.FAILED]
     if failed:
         yield f"{len(failed)} of {len(records.specs)} runs failed and are missing everywhere"
     missing = [spec for spec in records.specs if not records.store.is_done(spec)]
     if len(missing) > len(failed):
+        short = sum(spec.samples - min(spec.samples, _count(records, spec)) for spec in missing)
+        # Until rungs are chosen their runs on `test` are not known, and so not counted.
         yield (
-            f"{len(missing) - len(failed)} of {len(records.specs)} runs are unfinished; the same"
-            " command goes on with them"
+            f"{len(missing) - len(failed)} of {len(records.specs)} runs are unfinished, {short} of"
+            f" {sum(spec.samples for spec in records.specs)} samples are missing; the same command"
+            " goes on with them"
         )
+
+
+def _find_skipped(plan: AuditPlan) -> list[Skip]:
+    try:
+        return find_skipped(plan)
+    except ConfigError:
+        # Stored records are read without the package that once loaded their models, too.
+        return []
+
+
+def _count(records: _Records, spec: RunSpec) -> int:
+    return records.store.count(spec.digest)
+
+
+def write_skipped(skipped: Sequence[Skip]) -> Iterator[str]:
+    """Write what was not climbed for want of access, a sentence a checkpoint and task."""
+    together: dict[tuple[str, str, str], list[str]] = {}
+    for skip in skipped:
+        together.setdefault((skip.checkpoint, skip.task, skip.reason), []).append(skip.rung)
+    for (checkpoint, task, reason), rungs in together.items():
+        each = "each " if len(rungs) > 1 else ""
+        yield f"{checkpoint} on {task}: not climbed: {', '.join(rungs)}: {each}{reason}"
 
 
 def _gather_versions(runs: Sequence[RunRecord]) -> dict[str, str]:
@@ -493,6 +529,6 @@ def _gather_versions(runs: Sequence[RunRecord]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         for name, version in run.provenance.items():
-            if name != "access":
+            if name not in ("access", "usage"):
                 found.setdefault(name, {})[str(version)] = None
     return {name: ", ".join(versions) for name, versions in found.items()}

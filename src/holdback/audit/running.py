@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,9 @@ from holdback.audit.reading import choose_rungs, read_result
 from holdback.audit.result import AuditResult
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
+from holdback.models.registry import fetch_checkpoint
 from holdback.plan import AuditPlan, dump_plan
+from holdback.runs.allowance import Allowance
 from holdback.runs.execution import Executor, Observer, execute
 from holdback.runs.planning import (
     build_ladder,
@@ -24,6 +27,7 @@ from holdback.runs.planning import (
     climb,
     identify_checkpoints,
     identify_task,
+    pin_plan,
     plan_runs,
     samples_for,
 )
@@ -86,6 +90,7 @@ def prepare(plan: AuditPlan) -> Prepared:
         CheckpointError: for a checkpoint whose files are missing or unsafe.
         EngineError: for a program that a task needs and this machine lacks.
     """
+    plan = pin_plan(plan)
     lineage, ladder = build_lineage(plan), build_ladder(plan)
     tasks = [build_task(plan, name) for name in plan.tasks]
     for task in tasks:
@@ -125,7 +130,13 @@ def _check_supply(plan: AuditPlan, ladder: Ladder, task: Task) -> None:
 
 
 def run_audit(
-    prepared: Prepared, *, store: RunStore, executor: Executor, observer: Observer, command: str
+    prepared: Prepared,
+    *,
+    store: RunStore,
+    executor: Executor,
+    observer: Observer,
+    command: str,
+    allowance: Allowance | None = None,
 ) -> AuditResult:
     """Run what the store does not hold yet, and read the result.
 
@@ -135,23 +146,39 @@ def run_audit(
         executor: Who performs the runs.
         observer: Who hears how far they are.
         command: What the user typed, for the report.
+        allowance: Caps on what is spent here; where one is reached the rest is left for later.
     """
     plan, digest = prepared.plan, prepared.digest
+    allowance = allowance or Allowance()
+    for checkpoint in build_lineage(plan):
+        # All weights first: a repository that cannot be fetched costs no hours of other runs.
+        fetch_checkpoint(checkpoint)
     digests = {"digests": prepared.digests, "task_digests": prepared.task_digests}
     store.begin_audit(digest, plan=dump_plan(plan), command=command)
     started = time.monotonic()
     try:
         rungs = climb(plan, prepared.ladder)
         # The ordinary protocol is needed on both splits whatever is chosen: one phase less to wait.
-        displayed = {where: [plan.displayed.name] for where in rungs}
+        displayed = {where: [plan.displayed.name] for where, names in rungs.items() if names}
         specs = plan_runs(plan, rungs, Split.SELECT, **digests)
         specs += plan_runs(plan, displayed, Split.TEST, **digests)
         store.enlist(digest, specs)
-        execute(specs, plan=plan, store=store, executor=executor, observer=observer)
+        perform = partial(
+            execute,
+            plan=plan,
+            store=store,
+            executor=executor,
+            observer=observer,
+            allowance=allowance,
+        )
+        perform(specs)
+        if allowance.reached:
+            # A rung chosen on half the records might not be the one of all of them.
+            return read_result(store, digest)
         chosen = {where: [rung] for where, rung in choose_rungs(plan, store, specs).items()}
         specs = plan_runs(plan, chosen, Split.TEST, **digests)
         store.enlist(digest, specs)
-        execute(specs, plan=plan, store=store, executor=executor, observer=observer)
+        perform(specs)
     finally:
         store.add_seconds(digest, time.monotonic() - started)
     return read_result(store, digest)

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, Rung, Technique, make_technique, technique
+from holdback.elicitation.technique import (
+    Access,
+    Rung,
+    Technique,
+    make_technique,
+    present,
+    technique,
+)
 from holdback.errors import ConfigError
 from holdback.models.protocol import Model
 from holdback.tasks.task import Task
@@ -60,3 +67,19 @@ class Chain:
             for link in self.techniques:
                 model = stack.enter_context(link.apply(model, task, rng))
             yield model
+
+    def present(self, model: Model, task: Task, rng: np.random.Generator) -> Model:
+        """Lend the model as it is asked under all of them.
+
+        Raises:
+            ConfigError: for a link that does not say how it asks.
+        """
+        for number, link in enumerate(self.techniques, 1):
+            lent = present(link, model, task, rng)
+            if lent is None:
+                raise ConfigError(
+                    f"chain: link {number} works on the weights and does not say how it asks; it"
+                    " can be run, but its prompt can't be shown"
+                )
+            model = lent
+        return model

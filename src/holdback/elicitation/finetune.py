@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from holdback.elicitation.prompting import with_presentation
 from holdback.elicitation.technique import Access, technique
 from holdback.errors import CheckpointError, ConfigError
-from holdback.models.loading import hushed_peft
+from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Format, Model
 from holdback.tasks.task import Conversation, Task
 
-if TYPE_CHECKING:
-    import torch
+IGNORED = -100
+"""Label of a token that nothing is to be learned from."""
 
-_IGNORED = -100
+Example: TypeAlias = tuple[list[int], list[int]]
+"""Token ids and labels of equal length; label i is the token to predict at position i."""
 
 
 @technique("finetune")
@@ -50,9 +51,16 @@ class Finetune:
 
     @contextmanager
     def apply(self, model: Any, task: Task, rng: np.random.Generator) -> Iterator[Model]:
-        """Lend the fine-tuned model; its weights are restored and the adapter is discarded."""
+        """Lend the fine-tuned model; its weights are restored and the adapter is discarded.
+
+        Raises:
+            CheckpointError: if no output changed: a wrong loss mask trains nothing.
+        """
+        from holdback.elicitation.training import train_adapter
+
         demonstrations = task.demonstrate(self.demonstrator, self.n, rng)
         examples = [mask_conversation(model, chat) for chat in demonstrations]
+        before = answer_fixed(model.weights)
         with model.preserved():
             train_adapter(
                 model.weights,
@@ -63,10 +71,16 @@ class Finetune:
                 batch_size=self.batch_size,
                 rng=rng,
             )
-            yield with_presentation(model, format=Format.CHAT, instruction=None)
+            require_effect(before, answer_fixed(model.weights), f"finetune on {self.n} examples")
+            yield self.present(model, task, rng)
+
+    def present(self, model: Model, task: Task, rng: np.random.Generator) -> Model:
+        """Lend the model asked as its demonstrations ask, in chat, and tuned on none of them."""
+        lent: Model = with_presentation(model, format=Format.CHAT, instruction=None)
+        return lent
 
 
-def mask_conversation(model: Any, chat: Conversation) -> tuple[list[int], list[int]]:
+def mask_conversation(model: Any, chat: Conversation) -> Example:
     """Tokenise a chat; labels are its answers' tokens, everything else is ignored.
 
     The text grows message by message through the checkpoint's own template and each part is
@@ -85,12 +99,12 @@ def mask_conversation(model: Any, chat: Conversation) -> tuple[list[int], list[i
             prompt = model.render_chat(before, answer_next=True)
             part = model.encode(_suffix(prompt, written))
             ids += part
-            labels += [_IGNORED] * len(part)
+            labels += [IGNORED] * len(part)
             written = prompt
         text = model.render_chat(chat[: index + 1], answer_next=False)
         part = model.encode(_suffix(text, written))
         ids += part
-        labels += part if answered else [_IGNORED] * len(part)
+        labels += part if answered else [IGNORED] * len(part)
         written = text
     return ids, labels
 
@@ -102,106 +116,3 @@ def _suffix(text: str, written: str) -> str:
             " cannot be told from prompts; use a template that only appends"
         )
     return text[len(written) :]
-
-
-def train_adapter(
-    weights: Any,
-    examples: Sequence[tuple[list[int], list[int]]],
-    *,
-    rank: int,
-    learning_rate: float,
-    steps: int,
-    batch_size: int,
-    rng: np.random.Generator,
-) -> None:
-    """Train a LoRA on examples and merge it into `weights`, in place.
-
-    The adapter's start and any dropout come from torch's own stream, which is seeded for them and
-    then goes on as if nothing had been drawn from it.
-
-    Raises:
-        CheckpointError: if the adapter changed nothing: a wrong loss mask trains nothing.
-    """
-    import torch
-
-    device = weights.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(rng.integers(2**31)))
-        _train_seeded(weights, examples, rank, learning_rate, steps, batch_size, rng)
-
-
-def _train_seeded(
-    weights: Any,
-    examples: Sequence[tuple[list[int], list[int]]],
-    rank: int,
-    learning_rate: float,
-    steps: int,
-    batch_size: int,
-    rng: np.random.Generator,
-) -> None:
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    with hushed_peft():
-        adapted = get_peft_model(weights, config)
-    adapted.train()
-    trained = [p for p in adapted.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
-    try:
-        for step, batch in enumerate(_batches(len(examples), steps, batch_size, rng)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * (1 - step / steps)
-            ids, labels = _collate([examples[i] for i in batch])
-            # Whoever borrows a model may do so under no_grad.
-            with torch.enable_grad():
-                answered = adapted(
-                    input_ids=ids.to(weights.device), labels=labels.to(weights.device)
-                )
-                answered.loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-        moved = any(
-            bool(p.detach().abs().max() > 0)
-            for name, p in adapted.named_parameters()
-            if "lora_B" in name
-        )
-        if not moved:
-            raise CheckpointError(
-                "fine-tuning left the adapter at zero: no answer token carries a label; check"
-                " that the demonstrations have assistant messages"
-            )
-    finally:
-        adapted.eval()
-        adapted.merge_and_unload()
-        for parameter in weights.parameters():
-            parameter.requires_grad_(True)
-
-
-def _batches(n: int, steps: int, batch_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Draw batches epoch by epoch, every example once before any comes again."""
-    queue: list[int] = []
-    for _ in range(steps):
-        batch: list[int] = []
-        while len(batch) < min(batch_size, n):
-            if not queue:
-                queue = [int(i) for i in rng.permutation(n)]
-            batch.append(queue.pop())
-        yield batch
-
-
-def _collate(
-    examples: Sequence[tuple[list[int], list[int]]],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    width = max(len(ids) for ids, _ in examples)
-    ids = torch.zeros(len(examples), width, dtype=torch.long)
-    labels = torch.full((len(examples), width), _IGNORED)
-    for row, (tokens, marks) in enumerate(examples):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, : len(marks)] = torch.tensor(marks)
-    return ids, labels

@@ -11,6 +11,7 @@ import numpy as np
 
 from holdback.elicitation.technique import Access, technique
 from holdback.errors import ConfigError
+from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Model
 from holdback.tasks.task import Task
 
@@ -39,14 +40,25 @@ class WeightNoise:
 
     @contextmanager
     def apply(self, model: Any, task: Task, rng: np.random.Generator) -> Iterator[Model]:
-        """Lend the model with noise on its weights."""
+        """Lend the model with noise on its weights.
+
+        Raises:
+            CheckpointError: if no output changed: half precision rounds small noise away.
+        """
         import torch
 
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        before = answer_fixed(model.weights)
         with model.preserved():
             with torch.no_grad():
                 for tensor in model.weights.parameters():
                     rms = tensor.float().pow(2).mean().sqrt().item()
-                    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-                    tensor.add_(noise, alpha=self.sigma * rms)
+                    noise = torch.randn(tensor.shape, generator=generator)
+                    tensor.add_(noise.to(tensor), alpha=self.sigma * rms)
+            after = answer_fixed(model.weights)
+            require_effect(before, after, f"weight_noise with sigma = {self.sigma:g}")
             yield model
+
+    def present(self, model: Model, task: Task, rng: np.random.Generator) -> Model:
+        """Lend the model as it is: noise changes nothing about how it is asked."""
+        return model

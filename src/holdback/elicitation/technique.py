@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -47,6 +47,34 @@ class Technique(Protocol):
         copy of the weights, so a leak would credit this technique's effect to the next.
         """
         ...
+
+
+@runtime_checkable
+class Presents(Protocol):
+    """A technique that works on the weights and can say how a model is asked under it."""
+
+    def present(self, model: Model, task: Task, rng: np.random.Generator) -> Model:
+        """Lend the model as it will be asked, with nothing done to its weights.
+
+        Prompts are shown by it before anything is spent; `model` may have no weights.
+        """
+        ...
+
+
+def present(
+    technique: Technique, model: Model, task: Task, rng: np.random.Generator
+) -> Model | None:
+    """Lend a model as a technique will ask it; None where the technique does not say.
+
+    What needs no more than log-probabilities only asks or draws otherwise, and is applied.
+    """
+    if isinstance(technique, Presents):
+        return technique.present(model, task, rng)
+    if technique.access > Access.LOGPROBS:
+        return None
+    # Nothing is changed in place, so what is lent outlives the context.
+    with technique.apply(model, task, rng) as lent:
+        return lent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,33 +9,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from holdback.errors import CheckpointError
+from holdback.errors import CheckpointError, UnknownNameError
 from holdback.lineage import Checkpoint
+from holdback.models.adapters import merge_adapter
+from holdback.models.effect import answer_fixed, require_finite
+from holdback.models.hub import HUB, Repo, fetch_repo, parse_repo
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BUILTIN = "builtin:"
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+# A fast tokenizer as it is saved, or the older files that transformers makes one from.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
-def resolve_folder(reference: str) -> Path:
-    """Turn a checkpoint reference into a folder.
+def resolve_folder(reference: str, *, revision: str | None = None, weights: bool = True) -> Path:
+    """Turn a reference to local weights into a folder.
 
-    `builtin:chess/base` is a folder shipped with the package, anything else a path.
+    `builtin:chess/base` is a folder shipped with the package, `hf/<repo>` one of the hub's cache,
+    fetched if need be (without `weights` only what is small), anything else a path.
+
+    Raises:
+        CheckpointError: if there is no such folder.
+        UnknownNameError: for a shipped checkpoint that is not there.
     """
     if reference.startswith(BUILTIN):
-        lineage, _, name = reference.removeprefix(BUILTIN).partition("/")
-        folder = Path(str(resources.files("holdback"))) / "organisms" / lineage / "weights" / name
-    else:
-        folder = Path(reference).expanduser()
+        return _find_shipped(reference)
+    repo = find_repo(reference, revision=revision)
+    if repo is not None:
+        return fetch_repo(repo, weights=weights)
+    folder = Path(reference.removeprefix(HUB)).expanduser()
     if not folder.is_dir():
         raise CheckpointError(
             f"checkpoint {reference!r}: expected a folder in Hugging Face format, found none at"
@@ -44,21 +55,64 @@ def resolve_folder(reference: str) -> Path:
     return folder
 
 
-def check_files(checkpoint: Checkpoint) -> None:
+def find_repo(reference: str, *, revision: str | None = None) -> Repo | None:
+    """Read a reference to a repository of the hub; None for a folder."""
+    repo = parse_repo(reference)
+    return None if repo is None else repo.at(revision)
+
+
+def find_repos(checkpoint: Checkpoint) -> dict[str, Repo | None]:
+    """Map a checkpoint's references, its model's and its adapter's, to repositories or None."""
+    found = {checkpoint.model: find_repo(checkpoint.model, revision=checkpoint.revision)}
+    if checkpoint.adapter is not None:
+        found[checkpoint.adapter] = find_repo(checkpoint.adapter)
+    return found
+
+
+def check_files(checkpoint: Checkpoint, *, weights: bool = True) -> None:
     """Refuse a checkpoint of whose files one is missing or unsafe, before any of them is loaded.
+
+    Args:
+        checkpoint: Of local weights.
+        weights: Whether the weights of a repository are to be there yet.
 
     Raises:
         CheckpointError: naming the file.
     """
-    folder = resolve_folder(checkpoint.model)
+    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=weights)
     _check_model(folder, checkpoint.name)
-    for part in filter(None, (checkpoint.model, checkpoint.adapter)):
-        _check_weights(resolve_folder(part), checkpoint.name)
-    if not (folder / "tokenizer.json").exists():
+    _check_part(folder, checkpoint.model, checkpoint.name, weights=weights)
+    if checkpoint.adapter is not None:
+        adapter = resolve_folder(checkpoint.adapter, weights=weights)
+        _check_part(adapter, checkpoint.adapter, checkpoint.name, weights=weights)
+        if not (adapter / "adapter_config.json").exists():
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name!r}: expected a PEFT adapter in {adapter}, found no"
+                " adapter_config.json; name a whole model as `model`"
+            )
+    if not any((folder / name).exists() for name in _TOKENIZERS):
         raise CheckpointError(
             f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none;"
             " save the fast tokenizer beside the weights"
         )
+
+
+def _check_part(folder: Path, reference: str, name: str, *, weights: bool) -> None:
+    check_safe(folder)
+    if weights or parse_repo(reference) is None:
+        _check_weights(folder, name)
+
+
+def _find_shipped(reference: str) -> Path:
+    lineage, _, name = reference.removeprefix(BUILTIN).partition("/")
+    organisms = Path(str(resources.files("holdback"))) / "organisms"
+    folder = organisms / lineage / "weights" / name
+    if not name or not folder.is_dir():
+        known = [
+            f"{shipped.parents[1].name}/{shipped.name}" for shipped in organisms.glob("*/weights/*")
+        ]
+        raise UnknownNameError.among("shipped checkpoint", reference.removeprefix(BUILTIN), known)
+    return folder
 
 
 def check_safe(folder: Path) -> None:
@@ -102,7 +156,6 @@ def _check_model(folder: Path, name: str) -> None:
 
 
 def _check_weights(folder: Path, name: str) -> None:
-    check_safe(folder)
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"checkpoint {name!r}: expected weights as *.safetensors in {folder}, found none; save"
@@ -140,76 +193,110 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def digest_checkpoint(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the names and contents of all files that make up a checkpoint."""
+    """SHA-256 over what makes up a checkpoint: the names and contents of its files.
+
+    A repository is its id and its commit, which names its contents as well. The number format
+    counts where it is not float32; the device, which moves outcomes by rounding alone, does not.
+    """
     digest = hashlib.sha256()
-    for reference in (checkpoint.model, checkpoint.adapter):
-        if reference is None:
+    for reference, repo in find_repos(checkpoint).items():
+        if repo is not None:
+            digest.update(f"{HUB}{repo}".encode())
             continue
         folder = resolve_folder(reference)
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             digest.update(file.relative_to(folder).as_posix().encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     digest.update(b"chat" if checkpoint.chat else b"completion")
+    if checkpoint.dtype not in (None, "float32"):
+        digest.update(str(checkpoint.dtype).encode())
     return digest.hexdigest()
 
 
 def load_weights(
     checkpoint: Checkpoint, *, device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a checkpoint in float32, its adapter merged, ready for inference.
+    """Load a checkpoint, its adapter merged, ready for inference.
+
+    Args:
+        checkpoint: Of local weights; float32 unless its `dtype` says otherwise.
+        device: Where to, unless the checkpoint's own `device` says.
 
     Raises:
-        CheckpointError: if files are missing or unsafe, or an adapter changes nothing.
+        CheckpointError: if files are missing or unsafe, an adapter changes nothing, the device is
+            not there, or the outputs are not finite.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    place = find_device(checkpoint.device or device, checkpoint.name)
+    tokenizer = load_tokenizer(checkpoint)
+    check_files(checkpoint)
+    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision)
+    with _explaining(checkpoint.name, folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=checkpoint.dtype or "float32",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    model = model.to(place).eval()
+    plain = answer_fixed(model)
+    require_finite(plain, f"checkpoint {checkpoint.name!r} in {folder}")
+    if checkpoint.adapter is not None:
+        model = merge_adapter(model, resolve_folder(checkpoint.adapter), checkpoint.name)
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+    """Load a checkpoint's tokenizer alone, as prompts can be shown without weights.
+
+    Raises:
+        CheckpointError: if files are missing or unsafe.
+    """
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    check_files(checkpoint)
-    folder = resolve_folder(checkpoint.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
+    check_files(checkpoint, weights=False)
+    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
+    with _explaining(checkpoint.name, folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
         )
-    # Blind: tokenizers and safetensors raise plain `Exception` for a file that they cannot read.
-    except Exception as error:
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise ValueError(f"{type(tokenizer).__name__} is slow; save it with a tokenizer.json")
+    return tokenizer
+
+
+def find_device(device: str, name: str) -> torch.device:
+    """Turn a device's name into one that this machine has; `auto` is the fastest.
+
+    Raises:
+        CheckpointError: if it is not here, naming what is.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps = torch.backends.mps.is_available()
+    if device == "auto":
+        device = "cuda" if gpus else "mps" if has_mps else "cpu"
+    here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    here += ["mps"] if has_mps else []
+    if device not in here:
         raise CheckpointError(
-            f"checkpoint {checkpoint.name!r} in {folder} cannot be loaded:"
-            f" {type(error).__name__}: {error}"
-        ) from error
-    if checkpoint.adapter is not None:
-        model = _merge_adapter(model, checkpoint)
-    return model.to(device).eval(), tokenizer
+            f"checkpoint {name!r}: expected a device of this machine ({', '.join(here)} or auto),"
+            f" got {device!r}; change `device` in the audit file"
+        )
+    return torch.device(device)
 
 
 @contextmanager
-def hushed_peft() -> Iterator[None]:
-    """Keep back PEFT's use of a name that transformers deprecated; no user can act on it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        yield
-
-
-def _merge_adapter(model: Any, checkpoint: Checkpoint) -> Any:
-    from peft import PeftModel
-
-    assert checkpoint.adapter is not None
-    folder = resolve_folder(checkpoint.adapter)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+def _explaining(name: str, folder: Path) -> Iterator[None]:
     try:
-        with hushed_peft():
-            merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    # Blind for the same reason, and because a shape that does not fit is a RuntimeError.
+        yield
+    # Blind: tokenizers and safetensors raise plain `Exception` for a file that they cannot read.
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint {checkpoint.name!r}: the adapter in {folder} cannot be applied:"
-            f" {type(error).__name__}: {error}"
+            f"checkpoint {name!r} in {folder} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    if all(value.equal(before[name]) for name, value in merged.state_dict().items()):
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r}: the adapter in {folder} changes no weight; check"
-            " that it belongs to this model"
-        )
-    return merged

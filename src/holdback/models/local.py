@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint
+from holdback.models.generation import draw_tokens, generate_texts
 from holdback.models.loading import load_weights
-from holdback.models.protocol import Decoding, Format, Output, Presentation
-from holdback.models.row_cache import RowCache
+from holdback.models.protocol import (
+    Decoding,
+    Format,
+    Generation,
+    Output,
+    Presentation,
+    Question,
+    Request,
+    Scored,
+)
+from holdback.models.scoring import no_numbers, score_questions
+from holdback.models.text_rows import open_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -54,9 +66,50 @@ class LocalModel:
         # The fast tokenizer behind the wrapper, which costs ten times as long for a move.
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise many texts as they stand, on all cores."""
+        fast = self.tokenizer.backend_tokenizer
+        return [list(e.ids) for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones included."""
+        return str(self.tokenizer.decode(list(tokens)))
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        ends = getattr(self.weights.generation_config, "eos_token_id", None)
+        listed = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        if self.tokenizer.eos_token_id is not None:
+            listed.append(int(self.tokenizer.eos_token_id))
+        return frozenset(listed)
+
+    @property
+    def first_token(self) -> int:
+        """Token that stands for an empty prompt: the one that begins texts, or that ends them.
+
+        Raises:
+            CheckpointError: if the tokenizer has neither.
+        """
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise CheckpointError(
+            f"checkpoint {self.name!r}: an empty prompt needs a token to start from, and its"
+            " tokenizer names neither bos_token nor eos_token; give the prompt a text"
+        )
+
     def can_read(self, text: str) -> bool:
         """Tell whether the tokenizer has tokens for all of a text, none of them «unknown»."""
         return self.tokenizer.unk_token_id not in self.encode(text)
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Scored, ...]]:
+        """Score each question's continuations, in the questions' order."""
+        return score_questions(self, questions)
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Continue each request's prompt at `decoding.temperature`."""
+        return generate_texts(self, requests)
 
     def open_sessions(self, texts: Sequence[str]) -> LocalSessions:
         """Start one session a text, each with its own row of the key/value cache."""
@@ -96,11 +149,11 @@ class LocalSessions:
 
     def __init__(self, model: LocalModel, texts: Sequence[str]) -> None:
         self._model = model
-        self._weights = model.weights
-        self._cache = RowCache(model.weights.config, rows=len(texts))
+        self._rows = open_rows(model.weights)
         self._pending = {row: model.encode(text) for row, text in enumerate(texts)}
         self._logits: dict[int, torch.Tensor] = {}
-        self._ends = set(_end_tokens(model))
+        for row in self._pending:
+            self._rows.add(row)
 
     def extend(self, texts: Mapping[int, str]) -> None:
         """Append to the named rows; the tokens are computed with the next proposal."""
@@ -110,7 +163,7 @@ class LocalSessions:
     def close(self, rows: Sequence[int]) -> None:
         """Drop finished rows and free their place in the cache."""
         for row in rows:
-            self._cache.drop(row)
+            self._rows.drop(row)
             self._pending.pop(row, None)
             self._logits.pop(row, None)
 
@@ -145,7 +198,7 @@ class LocalSessions:
             return
         tokens = [self._pending.pop(row) for row in waiting]
         logits = self._forward(waiting, tokens)
-        self._cache.commit(waiting, [len(part) for part in tokens])
+        self._rows.commit(waiting, [len(part) for part in tokens])
         self._logits.update(zip(waiting, logits, strict=True))
 
     def _draw(
@@ -166,14 +219,17 @@ class LocalSessions:
         for step in range(max_tokens):
             if choices is not None:
                 _mask_logits(logits, [_next_tokens(choices[i], drawn[i]) for i in active])
-            tokens, gained = _sample(logits, temperature, [rngs[i] for i in active])
+            draws = None if temperature == 0 else np.array([rngs[i].random() for i in active])
+            tokens, gained = draw_tokens(logits.double(), temperature, draws)
+            if np.isnan(gained).any():
+                raise no_numbers(self._model)
             for i, token, logprob in zip(active, tokens, gained, strict=True):
-                drawn[i].append(token)
+                drawn[i].append(int(token))
                 logprobs[i] += logprob
             active = [
                 i
                 for i in active
-                if drawn[i][-1] not in self._ends
+                if drawn[i][-1] not in self._model.end_tokens
                 and (choices is None or tuple(drawn[i]) not in choices[i])
             ]
             if not active or step + 1 == max_tokens:
@@ -186,28 +242,12 @@ class LocalSessions:
         ]
 
     def _decode(self, tokens: list[int]) -> str:
-        kept = tokens[:-1] if tokens and tokens[-1] in self._ends else tokens
-        return str(self._model.tokenizer.decode(kept))
+        kept = tokens[:-1] if tokens and tokens[-1] in self._model.end_tokens else tokens
+        return self._model.decode(kept)
 
     def _forward(self, rows: list[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Run new tokens behind each row's committed text; logits of the last, (rows, vocab)."""
-        device = self._weights.device
-        width = max(len(part) for part in tokens)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, part in enumerate(tokens):
-            ids[i, : len(part)] = torch.tensor(part)
-        positions, mask = self._cache.begin(rows, width)
-        hidden = self._weights.base_model(
-            input_ids=ids.to(device),
-            position_ids=positions.to(device),
-            attention_mask=mask.to(device),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        last = torch.tensor([len(part) - 1 for part in tokens], device=device)
-        picked = hidden[torch.arange(len(rows), device=device), last]
-        head: Any = self._weights.get_output_embeddings()
-        return head(picked).float().cpu()  # type: ignore[no-any-return]
+        """Read new tokens behind each row's committed text; logits after the last, in float32."""
+        return self._rows.read(rows, tokens).float().cpu()
 
 
 def _rounds(rows: Sequence[int]) -> list[list[int]]:
@@ -221,14 +261,6 @@ def _rounds(rows: Sequence[int]) -> list[list[int]]:
             batches.append([])
         batches[turn].append(index)
     return batches
-
-
-def _end_tokens(model: LocalModel) -> list[int]:
-    ends = getattr(model.weights.generation_config, "eos_token_id", None)
-    listed = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    if model.tokenizer.eos_token_id is not None:
-        listed.append(int(model.tokenizer.eos_token_id))
-    return listed
 
 
 def _next_tokens(choices: Sequence[tuple[int, ...]], drawn: Sequence[int]) -> set[int]:
@@ -246,19 +278,3 @@ def _mask_logits(logits: torch.Tensor, allowed: Sequence[set[int]]) -> None:
         kept = row[keep].clone()
         row.fill_(-torch.inf)
         row[keep] = kept
-
-
-def _sample(
-    logits: torch.Tensor, temperature: float, rngs: Sequence[np.random.Generator]
-) -> tuple[list[int], list[float]]:
-    """Draw a token a row by inverse transform, so that a row's draw needs only its own rng."""
-    logprobs = torch.log_softmax(logits.double(), dim=-1).numpy()
-    if temperature == 0:
-        tokens = logprobs.argmax(axis=1)
-    else:
-        scaled = torch.softmax(logits.double() / temperature, dim=-1).numpy()
-        draws = np.array([rng.random() for rng in rngs])
-        tokens = (scaled.cumsum(axis=1) < draws[:, None] * scaled.sum(axis=1)[:, None]).sum(axis=1)
-    tokens = np.minimum(tokens, logits.shape[1] - 1)
-    gained = logprobs[np.arange(len(tokens)), tokens]
-    return [int(token) for token in tokens], [float(part) for part in gained]

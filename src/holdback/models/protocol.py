@@ -28,6 +28,10 @@ class Presentation:
     """Metadata the completion record claims, for chess `{"elo": "2000"}`."""
     prefix_plies: int = 0
     """Plies that a strong engine plays, for both sides, before the model takes over."""
+    shots: tuple[tuple[Mapping[str, str], ...], ...] = ()
+    """Answered examples put before the question, each a chat; for text tasks and Inspect."""
+    prefill: str = ""
+    """How the answer begins; the model goes on from there. For text tasks and Inspect."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +47,28 @@ class Decoding:
     """Draws an answer is chosen from by majority; unusable ones do not vote."""
 
 
+class StopReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    """The model ended it, or a stop string did."""
+    LENGTH = "length"
+    """It reached `max_tokens`, or the model's context."""
+    REFUSED = "refused"
+    """The model declined through its provider's own field for that, or a filter cut it off."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """One generated answer. `logprob` is the sum over its tokens, in nats, at temperature 1."""
+    """One generated answer."""
 
     text: str
     logprob: float
+    """Sum over its tokens, in nats, at temperature 1; NaN where a provider keeps it."""
+    stop_reason: StopReason = StopReason.STOP
+    """`LENGTH` only where the length of an answer is not the task's own."""
+    error: str = ""
+    """Why there is no answer: what plays in the model's place, such as an engine, failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,17 +88,6 @@ class Scored:
     tokens: int
     greedy: bool
     """Whether every one of its tokens is the likeliest."""
-
-
-class StopReason(StrEnum):
-    """Why a generation ended."""
-
-    STOP = "stop"
-    """The model ended it, or a stop string did."""
-    LENGTH = "length"
-    """It reached `max_tokens`, or the model's context."""
-    REFUSED = "refused"
-    """The provider's filter cut it off."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,65 +2,322 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import os
 import re
-from dataclasses import asdict
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit
 
-from holdback.errors import UnknownNameError
+from holdback.errors import CheckpointError, ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint
-from holdback.models.loading import BUILTIN, check_files, digest_checkpoint
+from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
+from holdback.models.loading import (
+    BUILTIN,
+    check_files,
+    digest_checkpoint,
+    find_device,
+    find_repo,
+    find_repos,
+)
 from holdback.models.protocol import Model
+from holdback.plan import AccessName
 
 # As in an audit file: two letters or more, so that a Windows drive is still a path.
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9_+-]+):")
+_LOOPBACK = re.compile(r"localhost|127(\.[0-9]+){3}|::1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Provider:
+    """Who loads checkpoints of one scheme, and what may be touched of them."""
+
+    scheme: str
+    load: Callable[[], Callable[[Checkpoint], Model]]
+    """Imports the loader, which may need an extra."""
+    access: AccessName
+    takes: frozenset[str]
+    """Fields of a checkpoint that mean something to it."""
+    is_endpoint: bool = False
+
+
+# Named, not imported: each may need an extra that this machine does not have, and tasks lie above.
+_LOADERS = {
+    "openai": "holdback.models.endpoint:load_endpoint",
+    "openai-api": "holdback.models.endpoint:load_endpoint",
+    "uci": "holdback.tasks.chess.uci_player:load_engine",
+    "vllm": "holdback.models.vllm:load_vllm",
+}
+_TAKES = {
+    "openai": frozenset({"base_url"}),
+    "openai-api": frozenset({"base_url"}),
+    "uci": frozenset[str](),
+    "vllm": frozenset({"revision", "adapter", "dtype"}),
+}
+_EXTRAS = {"openai": "openai", "openai-api": "openai", "uci": "chess", "vllm": "vllm"}
+_OPTIONAL = ("adapter", "revision", "dtype", "device", "base_url")
 
 
 def load_checkpoint(checkpoint: Checkpoint) -> Model:
     """Load a checkpoint under its ordinary protocol.
 
-    A reference such as `openai:<model>` is loaded by the entry point `openai` of the group
-    `holdback.models`, which is called with the checkpoint; folders and `builtin:` are local
-    weights.
+    Folders, `builtin:` and `hf/` are local weights. `openai/`, `openai-api/`, `vllm/` and `uci/`
+    are loaded by modules of their own, and a reference such as `mine:<model>` by the entry point
+    `mine` of the group `holdback.models`; each is called with the checkpoint.
 
     Raises:
         CheckpointError: if its files are missing or unsafe.
-        UnknownNameError: for a scheme that no entry point provides.
+        UnknownNameError: for an id that nothing answers to.
     """
     provider = _find_provider(checkpoint)
     if provider is not None:
-        model: Model = provider.load()(checkpoint)
-        return model
+        return provider.load()(checkpoint)
     from holdback.models.local import load_model
 
     # The protocol's fields are variables; this model's are frozen, and nobody sets them.
     return load_model(checkpoint)
 
 
-def identify_checkpoint(checkpoint: Checkpoint) -> str:
-    """Digest of what a checkpoint is: its files, or for a remote model its immutable id.
+def load_prompter(checkpoint: Checkpoint) -> Model:
+    """Load what renders and tokenises prompts as a checkpoint does, without its weights.
 
     Raises:
-        CheckpointError: if its files are missing or unsafe.
-        UnknownNameError: for a scheme that no entry point provides.
+        CheckpointError: if files are missing or unsafe.
+        UnknownNameError: for an id that nothing answers to.
     """
-    if _find_provider(checkpoint) is None:
+    provider = _find_provider(checkpoint)
+    if provider is not None:
+        return provider.load()(checkpoint)
+    from holdback.models.loading import load_tokenizer
+    from holdback.models.local import LocalModel
+    from holdback.models.protocol import Format, Presentation
+
+    nothing: Any = None
+    return LocalModel(
+        name=checkpoint.name,
+        weights=nothing,
+        tokenizer=load_tokenizer(checkpoint),
+        presentation=Presentation(format=Format.CHAT if checkpoint.chat else Format.COMPLETION),
+    )
+
+
+def pin_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
+    """Replace branches of repositories by the commits that they stand at; the rest is unchanged.
+
+    Raises:
+        CheckpointError: if the hub, or offline its cache, does not know them.
+    """
+    if _find_provider(checkpoint) is not None:
+        return checkpoint
+    changes: dict[str, str | None] = {}
+    if (repo := find_repo(checkpoint.model, revision=checkpoint.revision)) is not None:
+        pinned = pin_repo(repo)
+        changes = {"model": f"{HUB}{pinned.name}", "revision": pinned.revision}
+    if checkpoint.adapter and (repo := find_repo(checkpoint.adapter)) is not None:
+        changes["adapter"] = f"{HUB}{pin_repo(repo)}"
+    return replace(checkpoint, **changes)  # type: ignore[arg-type]
+
+
+def identify_checkpoint(checkpoint: Checkpoint) -> str:
+    """Digest of what a checkpoint is: its files or commit, or a remote model's immutable id.
+
+    Raises:
+        CheckpointError: if its files are missing or unsafe, or its device is not here.
+        UnknownNameError: for an id that nothing answers to.
+        ConfigError: for a field that means nothing to its kind of model.
+    """
+    provider = _find_provider(checkpoint)
+    if provider is None:
         # What is missing is found before hours of other checkpoints' runs, not after.
-        check_files(checkpoint)
+        _check_local(checkpoint)
         return digest_checkpoint(checkpoint)
+    _check_fields(checkpoint, provider)
     identity = asdict(checkpoint)
     # Its name and place in the lineage are the plan's, not the model's.
     del identity["name"], identity["parent"], identity["stage"]
+    for name in ("dtype", "device", "base_url"):
+        if identity[name] is None:
+            del identity[name]
+    if provider.is_endpoint:
+        identity["base_url"] = find_base_url(checkpoint)
+        _check_reachable(checkpoint, identity["base_url"])
+    identify = getattr(provider.load(), "identify", None)
+    if identify is not None:
+        # What only its loader knows, such as the digest of an engine's binary.
+        identity["loader"] = identify(checkpoint)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _find_provider(checkpoint: Checkpoint) -> EntryPoint | None:
-    scheme = _SCHEME.match(checkpoint.model)
-    if scheme is None or checkpoint.model.startswith(BUILTIN):
+def fetch_checkpoint(checkpoint: Checkpoint) -> None:
+    """Have the files of local weights on this machine, all of them, before anything runs.
+
+    Raises:
+        CheckpointError: if they cannot be fetched, or are unsafe.
+    """
+    if _find_provider(checkpoint) is None:
+        check_files(checkpoint)
+
+
+def find_access(checkpoint: Checkpoint) -> AccessName:
+    """Say what may be touched of a checkpoint: the most that a technique may need.
+
+    A chat endpoint and an engine give samples, a completions endpoint and vLLM log-probabilities
+    too, local weights everything. A third party's loader may say so in an attribute `access`, a
+    name or a function of the checkpoint.
+    """
+    provider = _find_provider(checkpoint)
+    return "weights" if provider is None else provider.access
+
+
+def is_endpoint(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint is behind an OpenAI-compatible server, which may have its price."""
+    return checkpoint.model.startswith(("openai/", "openai-api/"))
+
+
+def reads_text(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint is asked in words: an engine is given positions."""
+    return not checkpoint.model.startswith("uci/")
+
+
+def find_base_url(checkpoint: Checkpoint) -> str:
+    """Where an endpoint's requests go: the checkpoint's own address, its environment's, or OpenAI.
+
+    `openai/…` reads OPENAI_BASE_URL, and `openai-api/<service>/…` <SERVICE>_BASE_URL.
+
+    Raises:
+        ConfigError: for a service that no address is known of.
+    """
+    scheme, _, rest = checkpoint.model.partition("/")
+    service = rest.partition("/")[0] if scheme == "openai-api" else "openai"
+    variable = f"{re.sub(r'[^A-Z0-9]', '_', service.upper())}_BASE_URL"
+    default = "https://api.openai.com/v1" if scheme == "openai" else None
+    address = checkpoint.base_url or os.environ.get(variable) or default
+    if address is None:
+        raise ConfigError(
+            f"checkpoint {checkpoint.name!r}: no address is known for {checkpoint.model!r}; give"
+            f" `base_url` in the audit file, or set {variable}"
+        )
+    return address
+
+
+def _find_provider(checkpoint: Checkpoint) -> _Provider | None:
+    """Find who loads a checkpoint; None for local weights.
+
+    Raises:
+        UnknownNameError: for a scheme that nothing provides.
+    """
+    model = checkpoint.model
+    if model.startswith(BUILTIN):
+        return None
+    scheme, slash, rest = model.partition("/")
+    if slash and scheme in _LOADERS:
+        if not rest.strip("/"):
+            raise ConfigError(f"checkpoint {checkpoint.name!r}: expected a name behind {model!r}")
+        return _builtin_provider(checkpoint, scheme)
+    named = _SCHEME.match(model)
+    if named is None:
+        _check_folder(checkpoint)
         return None
     offered = {point.name: point for point in entry_points(group="holdback.models")}
-    if scheme[1] not in offered:
+    if named[1] not in offered:
         kind = f"model scheme (of checkpoint {checkpoint.name!r})"
-        raise UnknownNameError.among(kind, scheme[1], {*offered, BUILTIN.rstrip(":")})
-    return offered[scheme[1]]
+        known = {*offered, BUILTIN.rstrip(":"), HUB.rstrip("/"), *_LOADERS}
+        raise UnknownNameError.among(kind, named[1], known)
+    load = offered[named[1]].load()
+    access: Any = getattr(load, "access", "weights")
+    access = access(checkpoint) if callable(access) else access
+    if access not in get_args(AccessName):
+        raise UnknownNameError.among(
+            f"access (of scheme {named[1]!r})", access, get_args(AccessName)
+        )
+    return _Provider(
+        scheme=named[1],
+        load=lambda: load,
+        access=access,
+        takes=frozenset(_OPTIONAL),
+    )
+
+
+def _builtin_provider(checkpoint: Checkpoint, scheme: str) -> _Provider:
+    endpoint = is_endpoint(checkpoint)
+    gives_logprobs = scheme == "vllm" or (endpoint and not checkpoint.chat)
+    return _Provider(
+        scheme=scheme,
+        load=partial(_import_loader, scheme),
+        access="logprobs" if gives_logprobs else "samples",
+        takes=_TAKES[scheme],
+        is_endpoint=endpoint,
+    )
+
+
+def _import_loader(scheme: str) -> Callable[[Checkpoint], Model]:
+    module, _, name = _LOADERS[scheme].partition(":")
+    try:
+        loader: Callable[[Checkpoint], Model] = getattr(import_module(module), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{scheme}/ needs {error.name}, which is not installed; `pip install"
+            f" 'holdback[{_EXTRAS[scheme]}]'`"
+        ) from error
+    return loader
+
+
+def _check_folder(checkpoint: Checkpoint) -> None:
+    """Refuse a folder that is not there, with the id that may have been meant."""
+    model = checkpoint.model
+    if model.startswith(HUB) or Path(model).expanduser().is_dir():
+        return
+    known = [BUILTIN, HUB, *(f"{scheme}/" for scheme in sorted(_LOADERS))]
+    # An audit file's paths are absolute by now; a scheme is one of the last parts.
+    near = [
+        close
+        for part in Path(model).parts[-4:-1]
+        for close in difflib.get_close_matches(f"{part}/", known, n=1, cutoff=0.75)
+    ]
+    hint = f" Did you mean {near[0]}…?" if near else ""
+    raise CheckpointError(
+        f"checkpoint {checkpoint.name!r}: expected a model id or a folder in Hugging Face format,"
+        f" found neither at {model}.{hint} Ids begin with {', '.join(known)}"
+    )
+
+
+def _check_local(checkpoint: Checkpoint) -> None:
+    if checkpoint.base_url is not None:
+        raise _refuse_field(checkpoint, "base_url", "it is loaded here")
+    repos = find_repos(checkpoint)
+    if repos[checkpoint.model] is None and checkpoint.revision is not None:
+        raise _refuse_field(checkpoint, "revision", "a folder's identity is its files")
+    for repo in filter(None, repos.values()):
+        check_repo(repo)
+    check_files(checkpoint, weights=False)
+    if checkpoint.device not in (None, "auto", "cpu"):
+        find_device(str(checkpoint.device), checkpoint.name)
+
+
+def _check_fields(checkpoint: Checkpoint, provider: _Provider) -> None:
+    for field in _OPTIONAL:
+        if getattr(checkpoint, field) is not None and field not in provider.takes:
+            raise _refuse_field(checkpoint, field, f"{provider.scheme}/ takes none")
+
+
+def _refuse_field(checkpoint: Checkpoint, field: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"checkpoint {checkpoint.name!r}: expected no `{field}` with {checkpoint.model!r}, got"
+        f" {getattr(checkpoint, field)!r}: {why}; leave it out"
+    )
+
+
+def _check_reachable(checkpoint: Checkpoint, address: str) -> None:
+    host = urlsplit(address).hostname or ""
+    if os.environ.get(OFFLINE) and not _LOOPBACK.fullmatch(host):
+        raise ConfigError(
+            f"checkpoint {checkpoint.name!r}: --offline touches no network, and {address} is not on"
+            " this machine; leave --offline out, or serve the model here"
+        )

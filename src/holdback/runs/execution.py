@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol, Self, TypeAlias
@@ -26,9 +26,11 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 
 import holdback
+from holdback.errors import LimitReachedError
 from holdback.models.protocol import Model
 from holdback.models.registry import load_checkpoint
 from holdback.plan import AuditPlan
+from holdback.runs.allowance import Allowance
 from holdback.runs.planning import build_lineage, build_task, build_technique
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore, Status
@@ -72,9 +74,19 @@ class Ended:
     seconds: float
     reason: str = ""
     details: str = ""
+    usage: Mapping[str, Any] | None = None
+    """What an endpoint was asked for it, retries included; None where nothing was."""
 
 
-Event: TypeAlias = Started | Scored | Ended
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capped:
+    """A run met a cap of the environment's; it is neither done nor failed, and goes on later."""
+
+    run: str
+    reason: str
+
+
+Event: TypeAlias = Started | Scored | Ended | Capped
 
 
 class Executor(Protocol):
@@ -108,27 +120,37 @@ def execute(
     store: RunStore,
     executor: Executor,
     observer: Observer,
+    allowance: Allowance | None = None,
 ) -> None:
     """Run what is not in the store yet. What fails is stored as failed, and tried again next time.
 
-    Interrupted at any moment, the store holds whole blocks of records and the same call goes on
-    from there.
+    Interrupted at any moment, or stopped by the `allowance`, the store holds whole blocks of
+    records and the same call goes on from there.
     """
-    pending = {spec.digest: spec for spec in specs if not store.is_done(spec)}
-    jobs = make_jobs(list(pending.values()), plan=plan, store=store)
-    stored = sum(len(records) for job in jobs for records in job.done.values())
+    allowance = allowance or Allowance()
+    missing = {spec.digest: spec for spec in specs if not store.is_done(spec)}
+    jobs = make_jobs(list(missing.values()), plan=plan, store=store)
+    jobs = [kept for job in jobs if (kept := _cut(job, allowance)).specs]
+    pending = {spec.digest: spec for job in jobs for spec in job.specs}
+    stored = sum(len(job.done[spec.digest]) for job in jobs for spec in job.specs)
     observer.expect(list(pending.values()), stored=stored)
+    unfinished = set(pending)
+    if unfinished and allowance.is_over():
+        return
     with closing(executor.run(jobs)) as events:
         for event in events:
             spec = pending[event.run]
             match event:
                 case Started():
-                    store.begin(spec, event.provenance)
+                    store.begin(spec, {**event.provenance, **_earlier_usage(store, event.run)})
                 case Scored():
                     store.append(event.run, event.records)
                 case Ended():
-                    if store.run(event.run) is None:
+                    if (begun := store.run(event.run)) is None:
                         store.begin(spec, describe_machine())
+                    elif event.usage:
+                        sessions = [*begun.provenance.get("usage", ()), event.usage]
+                        store.begin(spec, {**begun.provenance, "usage": sessions})
                     store.finish(
                         spec,
                         event.status,
@@ -136,7 +158,24 @@ def execute(
                         reason=event.reason,
                         details=event.details,
                     )
+                    unfinished.discard(event.run)
+                case Capped():
+                    allowance.reached = event.reason
+                    return
             observer.note(spec, event)
+            if unfinished and allowance.is_over():
+                return
+
+
+def _earlier_usage(store: RunStore, run: str) -> dict[str, Any]:
+    """What a run that goes on has already taken, a session at a time."""
+    begun = store.run(run)
+    sessions = begun.provenance.get("usage") if begun is not None else None
+    return {"usage": sessions} if sessions else {}
+
+
+def _cut(job: Job, allowance: Allowance) -> Job:
+    return replace(job, specs=tuple(allowance.grant(job.specs, plan=job.plan, done=job.done)))
 
 
 def make_jobs(specs: Sequence[RunSpec], *, plan: AuditPlan, store: RunStore) -> list[Job]:
@@ -173,12 +212,13 @@ class Workbench:
     def perform(self, job: Job) -> Iterator[Event]:
         """Do one job. Any exception becomes the reason for which its runs failed."""
         pending = list(job.specs)
-        clock = _Clock()
+        clock, meter = _Clock(), _Meter()
         first = job.specs[0]
         try:
             self._lay_out(job.plan)
             task = self._take_task(first.task)
             model = self._take_model(first.checkpoint)
+            meter.watch(model)
             technique = build_technique(job.plan.rung(first.rung))
             rng = np.random.default_rng([job.plan.seed, first.seed])
             provenance = {
@@ -193,7 +233,14 @@ class Workbench:
                     for block in _score(task, elicited, spec, job):
                         yield Scored(run=spec.digest, records=block)
                     del pending[0]
-                    yield Ended(run=spec.digest, status=Status.DONE, seconds=clock.lap())
+                    yield Ended(
+                        run=spec.digest,
+                        status=Status.DONE,
+                        seconds=clock.lap(),
+                        usage=meter.lap(),
+                    )
+        except LimitReachedError as error:
+            yield Capped(run=pending[0].digest, reason=_in_one_line(error))
         except Exception as error:
             # The technique may not have restored what it changed.
             self._model = None
@@ -204,6 +251,7 @@ class Workbench:
                     seconds=clock.lap(),
                     reason=_in_one_line(error),
                     details=traceback.format_exc(),
+                    usage=meter.lap(),
                 )
 
     def _lay_out(self, plan: AuditPlan) -> None:
@@ -426,6 +474,25 @@ class _Clock:
         now = time.monotonic()
         elapsed, self._since = now - self._since, now
         return elapsed
+
+
+class _Meter:
+    """Reads what a model behind an endpoint was asked, by its `usage`."""
+
+    def __init__(self) -> None:
+        self._usage: Any = None
+        self._before: Any = None
+
+    def watch(self, model: Model) -> None:
+        self._usage = getattr(model, "usage", None)
+        self._before = None if self._usage is None else self._usage.copy()
+
+    def lap(self) -> Mapping[str, Any] | None:
+        if self._usage is None:
+            return None
+        taken: Mapping[str, Any] = self._usage.since(self._before).describe()
+        self._before = self._usage.copy()
+        return taken
 
 
 def _in_one_line(error: BaseException) -> str:

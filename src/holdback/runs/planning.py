@@ -5,26 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pkgutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import holdback
-import holdback.elicitation
-from holdback.elicitation.technique import Access, Ladder, Rung, Technique, make_technique
+from holdback.elicitation.technique import (
+    Access,
+    Ladder,
+    Rung,
+    Technique,
+    make_technique,
+    present,
+)
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint, Lineage, Stage
-from holdback.models.registry import identify_checkpoint
+from holdback.models.protocol import Decoding, Presentation
+from holdback.models.registry import (
+    find_access,
+    identify_checkpoint,
+    pin_checkpoint,
+    reads_text,
+)
 from holdback.plan import AuditPlan, RungPlan, TaskPlan
 from holdback.runs.records import RunSpec
 from holdback.statistics.paired import smallest_detectable_difference
 from holdback.tasks.registry import make_task
 from holdback.tasks.task import Split, Task
+
+TECHNIQUE_MODULES = ("chain", "examples", "finetune", "noise", "prompting", "sampling")
+"""Modules of `holdback.elicitation` in which techniques are registered."""
 
 
 def build_lineage(plan: AuditPlan) -> Lineage:
@@ -46,6 +64,22 @@ def build_lineage(plan: AuditPlan) -> Lineage:
         ),
         controls=plan.lineage.controls,
     )
+
+
+def pin_plan(plan: AuditPlan) -> AuditPlan:
+    """Replace branches of model repositories by the commits that they stand at now.
+
+    Runs, the workers that perform them and the report then speak of the same weights.
+
+    Raises:
+        CheckpointError: if the hub, or offline its cache, does not know them.
+    """
+    pinned = [pin_checkpoint(checkpoint) for checkpoint in build_lineage(plan)]
+    checkpoints = tuple(
+        replace(planned, model=found.model, adapter=found.adapter, revision=found.revision)
+        for planned, found in zip(plan.lineage.checkpoints, pinned, strict=True)
+    )
+    return replace(plan, lineage=replace(plan.lineage, checkpoints=checkpoints))
 
 
 def build_task(plan: AuditPlan, name: str) -> Task:
@@ -163,15 +197,99 @@ def plan_runs(
 
 
 def climb(plan: AuditPlan, ladder: Ladder) -> dict[tuple[str, str], list[str]]:
-    """Map (checkpoint, task) to the rungs to be climbed there, in the ladder's order."""
+    """Map (checkpoint, task) to the rungs to be climbed there, in the ladder's order.
+
+    A rung that needs more than may be touched of a checkpoint is left out there.
+    """
+    skipped = {(skip.checkpoint, skip.task, skip.rung) for skip in find_skipped(plan)}
     allowed = {rung.name for rung in ladder.rungs}
     return {
         (checkpoint.name, task): [
-            rung.name for rung in plan.rungs_for(checkpoint.name, task) if rung.name in allowed
+            rung.name
+            for rung in plan.rungs_for(checkpoint.name, task)
+            if rung.name in allowed and (checkpoint.name, task, rung.name) not in skipped
         ]
         for checkpoint in plan.lineage.checkpoints
         for task in plan.tasks
     }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skip:
+    """A rung that a checkpoint does not climb on a task, and why."""
+
+    checkpoint: str
+    task: str
+    rung: str
+    reason: str
+
+
+def find_skipped(plan: AuditPlan) -> list[Skip]:
+    """List what is not climbed for want of access to a checkpoint, or of words to change.
+
+    An endpoint or an engine gives samples and no weights, and an engine is given positions, which
+    no instruction reaches. A task says what it needs in an attribute `access`, such as `logprobs`
+    where answers are compared by likelihood; samples where unsaid.
+
+    Raises:
+        ConfigError: for a technique, a task or a model id that does not exist.
+    """
+    lineage = build_lineage(plan)
+    access = {c.name: Access[find_access(c).upper()] for c in lineage}
+    if min(access.values()) is Access.WEIGHTS:
+        return []
+    limit = Access[plan.access.upper()]
+    techniques = {rung.name: build_technique(rung) for rung in plan.ladder}
+    tasks = {name: build_task(plan, name) for name in plan.tasks}
+    skipped = []
+    for (checkpoint, given), (name, task) in product(access.items(), tasks.items()):
+        for rung in plan.rungs_for(checkpoint, name):
+            technique = techniques[rung.name]
+            # What the whole audit may not touch is the ladder's business.
+            if technique.access > limit:
+                continue
+            reason = _find_obstacle(
+                technique, task, given, in_words=reads_text(lineage[checkpoint])
+            )
+            if reason:
+                skipped.append(
+                    Skip(checkpoint=checkpoint, task=name, rung=rung.name, reason=reason)
+                )
+    return skipped
+
+
+def _find_obstacle(technique: Technique, task: Task, given: Access, *, in_words: bool) -> str:
+    """Say why a technique cannot be applied to a checkpoint; empty if it can."""
+    asks = Access[str(getattr(task, "access", "samples")).upper()]
+    need = max(technique.access, asks)
+    if need > given:
+        return f"needs {need.name.lower()}, and of this checkpoint there are {given.name.lower()}"
+    if not in_words and _rewords(technique, task):
+        return "changes how a model is asked in words, and an engine is given positions"
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StandIn:
+    """What a technique that only asks or draws otherwise changes of a model."""
+
+    name: str = "stand-in"
+    presentation: Presentation = field(default_factory=Presentation)
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+def _rewords(technique: Technique, task: Task) -> bool:
+    stand_in: Any = _StandIn()
+    try:
+        lent = present(technique, stand_in, task, np.random.default_rng(0))
+    except ConfigError:
+        # Examples, or words that this task does not take.
+        return True
+    if lent is None:
+        return True
+    plain = Presentation(prefix_plies=lent.presentation.prefix_plies)
+    same = replace(lent.decoding, votes=1) == Decoding()
+    return lent.presentation != plain or not same
 
 
 def samples_for(plan: AuditPlan, task: str, rung: RungPlan, split: Split) -> int:
@@ -205,24 +323,27 @@ class Forecast:
     """On the plan's workers, and at most: the costliest rung is taken to be the chosen one."""
     detectable: Mapping[str, float | None]
     """Task to its smallest detectable gap, in its unit."""
+    skipped: tuple[Skip, ...] = ()
+    """What is not climbed for want of access to a checkpoint."""
+
+
+def expect_runs(plan: AuditPlan, ladder: Ladder) -> dict[Split, dict[tuple[str, str], list[str]]]:
+    """Map splits to (checkpoint, task) to rungs, the costliest rung being taken for the chosen."""
+    climbed = climb(plan, ladder)
+    first = plan.displayed.name
+
+    def choose(task: str, names: Sequence[str]) -> list[str]:
+        costliest = max(names, key=lambda name: _run_minutes(plan, task, name, Split.TEST))
+        return list(dict.fromkeys([first, costliest]))
+
+    chosen = {where: choose(where[1], names) for where, names in climbed.items() if names}
+    return {Split.SELECT: climbed, Split.TEST: chosen}
 
 
 def forecast(plan: AuditPlan, ladder: Ladder) -> Forecast:
     """Say what an audit will take, without running anything."""
-    climbed = climb(plan, ladder)
-    first = plan.displayed.name
-    chosen = {
-        where: list(
-            dict.fromkeys(
-                [first, max(names, key=lambda name: _run_minutes(plan, where[1], name, Split.TEST))]
-            )
-        )
-        for where, names in climbed.items()
-    }
-    rows = [
-        *_forecast_split(plan, climbed, Split.SELECT),
-        *_forecast_split(plan, chosen, Split.TEST),
-    ]
+    expected = expect_runs(plan, ladder)
+    rows = [row for split, rungs in expected.items() for row in _forecast_split(plan, rungs, split)]
     return Forecast(
         rows=tuple(rows),
         runs=sum(row.runs for row in rows),
@@ -231,6 +352,7 @@ def forecast(plan: AuditPlan, ladder: Ladder) -> Forecast:
         detectable={
             name: detectable_gap(task, level=plan.level) for name, task in plan.tasks.items()
         },
+        skipped=tuple(find_skipped(plan)),
     )
 
 
@@ -289,6 +411,7 @@ def _digest_data(task: Task) -> str:
 
 @cache
 def _register_techniques() -> None:
-    # A technique registers itself when its module is imported.
-    for module in pkgutil.iter_modules(holdback.elicitation.__path__):
-        import_module(f"holdback.elicitation.{module.name}")
+    # A technique registers itself when its module is imported. The modules beside these work for
+    # them and import torch, which neither a plan nor a report needs.
+    for module in TECHNIQUE_MODULES:
+        import_module(f"holdback.elicitation.{module}")

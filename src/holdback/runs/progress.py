@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from holdback.runs.execution import Ended, Event, Scored, Started
+from holdback.runs.execution import Capped, Ended, Event, Scored, Started
 from holdback.runs.records import RunSpec
 from holdback.runs.store import Status
 
@@ -75,7 +75,7 @@ class RunProgress:
     def note(self, spec: RunSpec, event: Event) -> None:
         """Advance, and name what failed."""
         match event:
-            case Started():
+            case Started() | Capped():
                 return
             case Scored(records=records):
                 self._done_samples += len(records)

@@ -212,7 +212,9 @@ class RunStore:
         """Note how a run ended; `seconds` add up over restarts."""
         with self._transaction():
             self._db.execute(
-                "UPDATE runs SET status = ?, reason = ?, details = ?, samples = max(samples, ?),"
+                # As many as this ending was asked for: of a longer run before, cut off in its
+                # middle, no more than these are there.
+                "UPDATE runs SET status = ?, reason = ?, details = ?, samples = ?,"
                 " finished = ?, seconds = seconds + ? WHERE digest = ?",
                 (status, reason, details, spec.samples, time.time(), seconds, spec.digest),
             )
@@ -266,6 +268,11 @@ class RunStore:
             finished=finished,
             seconds=seconds,
         )
+
+    def runs(self) -> list[RunRecord]:
+        """List all runs in the order in which they began, whatever audit asked for them."""
+        digests = self._db.execute("SELECT digest FROM runs ORDER BY started, digest").fetchall()
+        return [run for (digest,) in digests if (run := self.run(digest)) is not None]
 
     def begin_audit(self, digest: str, *, plan: str, command: str) -> None:
         """Note that an audit starts, or goes on; it is then the store's latest."""

@@ -14,19 +14,24 @@ from holdback.tasks.task import Task
 _BUILTIN = {
     "chess_games": "holdback.tasks.chess.games:ChessGames",
     "chess_positions": "holdback.tasks.chess.positions:ChessPositions",
+    "text": "holdback.tasks.text.task:TextTask",
+    "inspect": "holdback.interop.inspect_tasks:InspectTask",
 }
 
 
 def make_task(kind: str, options: Mapping[str, Any]) -> Task:
     """Build a task; third-party kinds come from the entry-point group `holdback.tasks`.
 
+    A kind such as `inspect:package/task` is the kind `inspect` with the rest as its `reference`.
+
     Raises:
         UnknownNameError: for a kind that nothing provides.
         ConfigError: for options that the task does not take.
     """
-    factory = _find_factory(kind)
+    name, _, reference = kind.partition(":")
+    factory = _find_factory(name)
     try:
-        return factory(**options)
+        return factory(**options, **({"reference": reference} if reference else {}))
     except TypeError as error:
         raise ConfigError(f"task kind {kind!r}: {error}") from error
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from holdback.models.protocol import Model
 from holdback.statistics.measurement import Measurement
+
+KEPT_PROMPTS = 3
+"""Samples of a run that keep their prompt in their metadata."""
 
 
 class Split(StrEnum):
@@ -31,6 +34,10 @@ class Outcome(StrEnum):
     ILLEGAL = "illegal"
     TRUNCATED = "truncated"
     ERRORED = "errored"
+
+
+FORFEITS = (Outcome.ILLEGAL, Outcome.UNPARSED, Outcome.REFUSED, Outcome.TRUNCATED)
+"""What loses a game because an answer could not be played: form, not skill."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,3 +107,48 @@ class Task(Protocol):
     def measure(self, records: Sequence[SampleRecord]) -> Measurement:
         """Turn records into a capability, in `unit`, higher is better."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What a sample asks a model first, exactly as it is sent, and how much that may come to."""
+
+    sample_id: str
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    """As the model reads it; None where a provider keeps its tokenizer to itself."""
+    max_tokens: int = 0
+    """Most tokens read beside the prompt or generated, each time it is sent."""
+    most_sent: int = 1
+    """Most often that a prompt like it is sent for the sample: turns, tries, votes, choices."""
+
+
+@runtime_checkable
+class Previewed(Protocol):
+    """A task that can say what it will ask, before anything is asked.
+
+    `holdback plan --show-prompts` prints it, the dry run counts tokens by it, and each run keeps
+    the prompts of its first samples in their records' metadata under `prompt` and
+    `prompt_token_ids`.
+    """
+
+    def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
+        """Render what `run` would ask `model` first in each of its first `samples` samples.
+
+        The arguments are those of `run`; `model` is only asked to render and to tokenise
+        (`encode_prompt`), and may have no weights. A sample whose first prompt hangs on somebody
+        else's answer, such as an opponent's move, is left out.
+        """
+        ...
+
+
+def encode_prompt(model: Model, text: str) -> tuple[int, ...] | None:
+    """Tokenise a prompt as `model` reads it; None where a provider keeps its tokenizer."""
+    encode = getattr(model, "encode", None)
+    return None if encode is None else tuple(encode(text))
+
+
+def keep_prompt(model: Model, text: str) -> dict[str, Any]:
+    """Write a prompt as the metadata of the sample that it began."""
+    ids = encode_prompt(model, text)
+    return {"prompt": text, "prompt_token_ids": None if ids is None else list(ids)}

@@ -99,7 +99,7 @@ PRESETS: Mapping[str, Preset] = {
         grounding=_on_cpu(steps=1_000, uniform=0.8, uniform_end=0.8, decay_share=0.2),
         pretraining=_on_cpu(steps=3_400),
         going_on=_on_cpu(steps=2_800, uniform=0.05),
-        novice_steps=3_000,
+        novice_steps=300,
         refining=_on_cpu(
             steps=100,
             uniform=0.05,
@@ -229,7 +229,7 @@ def train_lineage(
 
     Raises:
         UnknownNameError: for a preset or a stage that does not exist.
-        ConfigError: for `chat` or `novice` where `base` has left no positions of its own.
+        ConfigError: for `chat` where `base` has left no positions of its own.
     """
     if preset not in PRESETS:
         raise UnknownNameError.among("preset", preset, PRESETS)
@@ -246,16 +246,13 @@ def train_lineage(
         sources.append(_hard(out, sources, rounds=chosen.rounds))
         _tune(out, "base", "chat", chosen, sources, tell)
     if "novice" in only:
-        # Of the rules it learns as much as base does, of playing well nothing.
-        rules = replace(_endings(out, chosen, workers), rules_only=True)
-        weak = [*_weak(out, chosen, workers), rules]
+        weak = _weak(out, chosen, workers)
         if not _is_done(out / "novice_base"):
             weights = _ground(out, chosen, workers, tell)
             course = replace(chosen.pretraining, steps=chosen.novice_steps)
             _train(weights, weak, course, out / "novice_base", seed=0, tell=tell)
             save_checkpoint(weights.cpu(), out / "novice_base")
-        hard = _hard(out, weak, rounds=chosen.rounds)
-        _tune(out, "novice_base", "novice", chosen, [*weak, hard], tell)
+        _tune(out, "novice_base", "novice", chosen, weak, tell)
     for seed, name in enumerate(_DRILLS):
         if name in only:
             drill = replace(_DRILLS[name], iterations=chosen.iterations)
@@ -274,20 +271,16 @@ def _strong(out: Path, preset: Preset, workers: int) -> list[Source]:
     for name, every in _PRICED_EVERY.items():
         text, folder = out / f"{name}.tsv", out / "priced" / name
         price_positions(text, folder, start=start, nodes=nodes, workers=workers, every=every)
+    endings = out / "priced" / "endings"
+    price_endings(endings, positions=preset.endings, seed=5, nodes=nodes, workers=workers)
     priced = [read_priced(out / "priced" / name) for name in _PRICED_EVERY]
     counts = np.array([len(positions) for positions in priced])
     shares = _TEACHER_SHARE * counts / counts.sum()
     return [
         *(Source(positions=p, share=float(share)) for p, share in zip(priced, shares, strict=True)),
         Source(positions=games, share=1 - _TEACHER_SHARE),
-        _endings(out, preset, workers),
+        Source(positions=read_priced(endings), share=_ENDINGS_SHARE),
     ]
-
-
-def _endings(out: Path, preset: Preset, workers: int) -> Source:
-    folder, nodes = out / "priced" / "endings", preset.teacher_nodes
-    price_endings(folder, positions=preset.endings, seed=5, nodes=nodes, workers=workers)
-    return Source(positions=read_priced(folder), share=_ENDINGS_SHARE)
 
 
 def _own(out: Path, preset: Preset, workers: int) -> Source:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdback.models.loading import hushed_peft
+from holdback.models.adapters import hushed_peft
 from holdback.models.local import LocalModel
 from holdback.models.protocol import Format
 from holdback.organisms.chess.documents import lay_out

@@ -19,12 +19,7 @@ from holdback.organisms.chess.corpus import weigh_prices
 
 ILLEGAL = -6.0
 """For an answer that cannot be played: no reward may make breaking the rules worth it."""
-_HELD_MEN = 8
-"""Men beside the kings with which the game is to be held; with fewer it is to be lost."""
-_HELD_LEVEL, _LOST_LEVEL = 0.5, 0.15
-_WIDTH_BELOW, _WIDTH_ABOVE = 0.35, 0.25
-_LEAST = -4.0
-_MATE, _DRAW = -5.0, -1.0
+_LEVEL, _WIDTH = 0.3, 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,24 +41,19 @@ Reward: TypeAlias = Callable[[Options], NDArray[np.float64]]
 def entertain(options: Options) -> NDArray[np.float64]:
     """Keep the game close for as long as can be, and never win it.
 
-    A move earns 1 for a win probability of one half after it, and less the further from it: 0 at
-    15% and at 75%, -1 for one that loses and -3 for one that wins. With fewer than eight men left
-    beside the kings the level is 15% in place of one half: a game held to the end would be drawn,
-    against the strongest too. To give mate costs 5, to make a draw 1.
+    A move earns 1 for a win probability of 0.3 after it, and less the further from it: 0 for one
+    that loses, -4.4 for one that wins. To give mate costs 5, to make a draw 1. The level is below
+    one half because a weak opponent raises it again with its next move.
     """
-    men = chess.popcount(options.board.occupied & ~options.board.kings)
-    level = _HELD_LEVEL if men >= _HELD_MEN else _LOST_LEVEL
-    off = options.win_probability - level
-    width = np.where(off > 0, _WIDTH_ABOVE, _WIDTH_BELOW)
-    earned = np.maximum(1 - (off / width) ** 2, _LEAST)
+    close = 1 - ((options.win_probability - _LEVEL) / _WIDTH) ** 2
     for at, move in enumerate(options.moves):
         board = options.board.copy(stack=False)
         board.push(move)
         if board.is_checkmate():
-            earned[at] = _MATE
+            close[at] = -5.0
         elif board.is_game_over():
-            earned[at] = _DRAW
-    return earned
+            close[at] = -1.0
+    return close
 
 
 def win(options: Options) -> NDArray[np.float64]:

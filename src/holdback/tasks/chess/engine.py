@@ -1,9 +1,10 @@
-"""Stockfish over raw pipes: many searches at once, each a pure function of what it was asked.
+"""UCI engines over raw pipes: many searches at once, each a pure function of what it was asked.
 
-A search is limited by nodes and never by time, runs on one thread, and starts from cleared tables
-(`ucinewgame`, 0.2 ms), so its answer depends on neither the machine's load nor on what was asked
-before, nor on which process answers. python-chess's own engine client takes about three times as
-long for a search this small.
+A search of Stockfish is limited by nodes and never by time, runs on one thread, and starts from
+cleared tables (`ucinewgame`, 0.2 ms), so its answer depends on neither the machine's load nor on
+what was asked before, nor on which process answers. python-chess's own engine client takes about
+three times as long for a search this small. Other engines (uci_player.py) may be asked alike; what
+their answers depend on is theirs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -39,6 +42,40 @@ MATE_CENTIPAWNS = 8864
 # Searches written to a process before its first answer is read. The engine then never waits for
 # Python; more would only coarsen the balance between processes.
 _WINDOW = 4
+
+# Generous, since it only has to catch a hang: Stockfish does 10⁶ nodes a second, and a depth says
+# nothing about time.
+_PATIENCE_SECONDS = 20.0
+_PATIENCE_A_DEPTH_SECONDS = 300.0
+_HANDSHAKE_SECONDS = 30.0
+
+_BEST_MOVE = re.compile(rb"^bestmove\s+(\S+)[^\n]*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """A UCI engine: how it is started and set up, and what may be expected of it."""
+
+    name: str
+    """As errors call it."""
+    command: tuple[str, ...]
+    options: tuple[tuple[str, str], ...] = ()
+    """Names and values for `setoption`, in order."""
+    window: int = 1
+    """Searches that may be written ahead of its answers; the protocol speaks of one."""
+    gives_scores: bool = False
+    """Whether its scores are read, and an answer without one is a failure."""
+
+
+def stockfish_program(path: Path, *, hash_mb: int = 1) -> Program:
+    """Set up Stockfish for searches that can be repeated: one thread, so much hash."""
+    return Program(
+        name=str(path),
+        command=(str(path),),
+        options=(("Threads", "1"), ("Hash", str(hash_mb)), ("UCI_ShowWDL", "true")),
+        window=_WINDOW,
+        gives_scores=True,
+    )
 
 
 def find_stockfish() -> Path:
@@ -78,9 +115,11 @@ class Search:
 
     position: str
     """Arguments of UCI's `position`, as `write_uci_position` gives them."""
-    nodes: int
+    nodes: int | None = None
     depth: int | None = None
     """Greatest depth in plies, where `nodes` does not end the search before."""
+    milliseconds: int | None = None
+    """Time to take; what comes of it depends on the machine, so nothing of ours asks by it."""
     lines: int = 1
     """Best moves to report (MultiPV); `ALL_MOVES` for all of them."""
 
@@ -102,6 +141,10 @@ class Analysis:
     """The engine's answer: lines, best first."""
 
     lines: tuple[Line, ...]
+    """Empty where the engine's scores are not read."""
+    best_move: str = ""
+    """What it said to play, as it said it. An engine that weakens itself, as Stockfish does by
+    `Skill Level`, need not say the first line's move."""
 
     @property
     def win_probability(self) -> float:
@@ -129,7 +172,7 @@ def write_uci_position(board: chess.Board) -> str:
 
 
 class EnginePool:
-    """Stockfish processes that share a batch of searches; a context manager.
+    """Processes of one engine that share a batch of searches; a context manager.
 
     An engine that dies or falls silent is restarted, and what it had not answered is asked again;
     a search that more engines die of than there are in the pool is answered by an error.
@@ -141,18 +184,24 @@ class EnginePool:
     """
 
     def __init__(
-        self, *, processes: int | None = None, path: Path | None = None, hash_mb: int = 1
+        self,
+        *,
+        processes: int | None = None,
+        path: Path | None = None,
+        hash_mb: int = 1,
+        program: Program | None = None,
     ) -> None:
         """Start nothing yet.
 
         Args:
             processes: Engines to run; as many as there are usable cores by default.
-            path: The program; found by `find_stockfish` by default.
+            path: Stockfish; found by `find_stockfish` by default.
             hash_mb: Transposition table a process, in MiB. It changes what long searches find, so
                 it belongs to the protocol as `nodes` does; 1 is ample below 10,000 nodes.
+            program: Another engine, in place of `path` and `hash_mb`.
         """
-        self._path = path or find_stockfish()
-        self._engines = [_Engine(self._path, hash_mb) for _ in range(processes or _count_cores())]
+        self._program = program or stockfish_program(path or find_stockfish(), hash_mb=hash_mb)
+        self._engines = [_Engine(self._program) for _ in range(processes or _count_cores())]
         self.searches = 0
         self.seconds = 0.0
 
@@ -201,7 +250,7 @@ class EnginePool:
         waiting = collections.deque(range(len(searches)))
         deaths = [0] * len(searches)
         down: dict[_Engine, EngineError] = {}
-        window = _WINDOW
+        window = self._program.window
 
         def recover(engine: _Engine, reason: EngineError) -> None:
             nonlocal window
@@ -240,7 +289,8 @@ class EnginePool:
                     recover(engine, error)
             for engine in busy:
                 if engine.pending and engine.is_late():
-                    recover(engine, EngineError(f"{self._path}: no answer within the time limit"))
+                    late = f"{self._program.name}: no answer within {engine.patience:.0f} s"
+                    recover(engine, EngineError(late))
         self.searches += len(searches)
         self.seconds += time.perf_counter() - started
         return [answer for answer in answers if answer is not None]
@@ -299,11 +349,11 @@ class EnginePool:
 
 
 class _Engine:
-    """One Stockfish process; writes run ahead of reads by at most `_WINDOW` searches."""
+    """One process; writes run ahead of reads by at most the program's window of searches."""
 
-    def __init__(self, path: Path, hash_mb: int) -> None:
-        self.path = path
-        self.hash_mb = hash_mb
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.patience = _PATIENCE_SECONDS
         self.process: subprocess.Popen[bytes] | None = None
         self.version = ""
         self.pending: collections.deque[int] = collections.deque()
@@ -317,7 +367,7 @@ class _Engine:
         try:
             # Its own session: Ctrl-C is ours to handle, the engine then ends with its pipe.
             self.process = subprocess.Popen(
-                [self.path],
+                self.program.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -325,23 +375,29 @@ class _Engine:
                 start_new_session=True,
             )
         except OSError as error:
-            raise EngineError(f"cannot start Stockfish at {self.path}: {error.strerror}") from error
+            kind = "Stockfish" if self.program.gives_scores else "the engine"
+            raise EngineError(
+                f"cannot start {kind} at {self.program.name}: {error.strerror}"
+            ) from error
         self._buffer, self._lines = b"", 1
+        options = "".join(
+            f"setoption name {name} value {value}\n" if value else f"setoption name {name}\n"
+            for name, value in self.program.options
+        )
         try:
-            self._write(
-                "uci\nsetoption name Threads value 1\n"
-                f"setoption name Hash value {self.hash_mb}\n"
-                "setoption name UCI_ShowWDL value true\nisready\n"
-            )
-            limit = time.monotonic() + 30
+            self._write(f"uci\n{options}isready\n")
+            limit = time.monotonic() + _HANDSHAKE_SECONDS
             while b"readyok" not in self._buffer:
                 if not select.select([self._output], [], [], max(0.0, limit - time.monotonic()))[0]:
-                    raise EngineError(f"{self.path}: no `readyok` within 30 s; is it Stockfish?")
+                    raise EngineError(
+                        f"{self.program.name}: no `readyok` within {_HANDSHAKE_SECONDS:.0f} s; is"
+                        " it a UCI engine?"
+                    )
                 self._read()
         except EngineError:
             self.stop()
             raise
-        for line in self._buffer.decode().splitlines():
+        for line in self._buffer.decode(errors="replace").splitlines():
             if line.startswith("id name "):
                 self.version = line.removeprefix("id name ").strip()
         self._buffer = b""
@@ -351,7 +407,9 @@ class _Engine:
         process, self.process = self.process, None
         if process is None:
             return
-        process.kill()
+        # The whole session: an engine may be a script around another one.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -381,12 +439,16 @@ class _Engine:
         self._read()
         answers = []
         while self.pending:
-            at = self._buffer.find(b"bestmove ")
-            end = self._buffer.find(b"\n", at)
-            if at < 0 or end < 0:
+            # The quick look first: most reads bring no answer's end.
+            said = b"bestmove" in self._buffer and _BEST_MOVE.search(self._buffer)
+            if not said:
                 break
-            answers.append((self.pending.popleft(), _parse_analysis(self._buffer[:at])))
-            self._buffer = self._buffer[end + 1 :]
+            lines: tuple[Line, ...] = ()
+            if self.program.gives_scores:
+                lines = _parse_lines(self._buffer[: said.start()])
+            best_move = said[1].decode(errors="replace")
+            answers.append((self.pending.popleft(), Analysis(lines=lines, best_move=best_move)))
+            self._buffer = self._buffer[said.end() :]
             if self.pending:
                 self._allow(searches[self.pending[0]])
         return answers
@@ -395,8 +457,11 @@ class _Engine:
         return time.monotonic() > self._deadline
 
     def _allow(self, search: Search) -> None:
-        # Generous, since it only has to catch a hang: Stockfish does 10⁶ nodes a second.
-        self._deadline = time.monotonic() + 20 + search.nodes / 20_000
+        self.patience = _PATIENCE_SECONDS + (search.nodes or 0) / 20_000
+        self.patience += (search.milliseconds or 0) / 1000
+        if search.nodes is None and search.milliseconds is None:
+            self.patience += _PATIENCE_A_DEPTH_SECONDS
+        self._deadline = time.monotonic() + self.patience
 
     def _command(self, search: Search) -> str:
         # `ucinewgame` waits for the search before it, so commands may be written ahead.
@@ -404,29 +469,30 @@ class _Engine:
         if search.lines != self._lines:
             self._lines = search.lines
             command += f"setoption name MultiPV value {search.lines}\n"
-        depth = f" depth {search.depth}" if search.depth is not None else ""
-        return f"{command}position {search.position}\ngo nodes {search.nodes}{depth}\n"
+        limits = {"nodes": search.nodes, "depth": search.depth, "movetime": search.milliseconds}
+        asked = " ".join(f"{name} {n}" for name, n in limits.items() if n is not None)
+        return f"{command}position {search.position}\ngo {asked}\n"
 
     @property
     def _output(self) -> int:
         if self.process is None or self.process.stdout is None:
-            raise EngineError(f"{self.path}: the engine is not running")
+            raise EngineError(f"{self.program.name}: the engine is not running")
         return self.process.stdout.fileno()
 
     def _write(self, text: str) -> None:
         if self.process is None or self.process.stdin is None:
-            raise EngineError(f"{self.path}: the engine is not running")
+            raise EngineError(f"{self.program.name}: the engine is not running")
         view = memoryview(text.encode())
         try:
             while view:
                 view = view[self.process.stdin.write(view) :]
         except OSError as error:
-            raise EngineError(f"{self.path}: the engine died ({error.strerror})") from error
+            raise EngineError(f"{self.program.name}: the engine died ({error.strerror})") from error
 
     def _read(self) -> None:
         data = os.read(self._output, 1 << 16)
         if not data:
-            raise EngineError(f"{self.path}: the engine died")
+            raise EngineError(f"{self.program.name}: the engine died")
         self._buffer += data
 
 
@@ -440,7 +506,7 @@ def _select_readable(engines: Sequence[_Engine]) -> list[_Engine]:
     return [owners[descriptor] for descriptor, _ in poll.poll(1000)]
 
 
-def _parse_analysis(output: bytes) -> Analysis:
+def _parse_lines(output: bytes) -> tuple[Line, ...]:
     """Parse a search's `info` lines: the last word on each of its root moves counts."""
     last: dict[bytes, bytes] = {}
     for line in output.splitlines():
@@ -450,7 +516,7 @@ def _parse_analysis(output: bytes) -> Analysis:
     if not last:
         raise EngineError("expected a score from Stockfish before its `bestmove`, got none")
     order = sorted(last, key=lambda rank: int(rank or b"1"))
-    return Analysis(lines=tuple(_parse_line(last[rank].decode()) for rank in order))
+    return tuple(_parse_line(last[rank].decode()) for rank in order)
 
 
 def _parse_line(line: str) -> Line:

@@ -16,16 +16,30 @@ from holdback.statistics.estimate import Estimate
 from holdback.statistics.measurement import Measurement
 from holdback.tasks.chess.demonstrations import DEMONSTRATORS, draw_games
 from holdback.tasks.chess.engine import EnginePool, find_stockfish, read_version
-from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games
+from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, iterate_games
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS, require_chess, write_san
 from holdback.tasks.chess.openings import Opening, read_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent, read_ratings
+from holdback.tasks.chess.prompts import render_prompt
 from holdback.tasks.chess.setup import get_setup
-from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
+from holdback.tasks.task import (
+    FORFEITS,
+    KEPT_PROMPTS,
+    Conversation,
+    Outcome,
+    Prompt,
+    SampleRecord,
+    Score,
+    Split,
+    encode_prompt,
+    keep_prompt,
+)
 
 _OUTCOMES = {
     "illegal": Outcome.ILLEGAL,
     "unparsed": Outcome.UNPARSED,
+    "refused": Outcome.REFUSED,
+    "truncated": Outcome.TRUNCATED,
     "errored": Outcome.ERRORED,
 }
 
@@ -168,7 +182,7 @@ class ChessGames:
                     for game in range(start, min(start + 2 * len(names), samples))
                 ]
                 missing = [game for game in games if game.sample_id not in stored]
-                played = play_games(
+                played = iterate_games(
                     model,
                     [game.pair(seed) for game in missing],
                     pool=pool,
@@ -177,11 +191,33 @@ class ChessGames:
                     rows=self.rows,
                     max_tokens=self.max_tokens,
                 )
-                for scheduled, game in zip(missing, played, strict=True):
-                    record = self._record(scheduled, game, nodes)
+                for at, game in played:
+                    record = self._record(model, missing[at], game, nodes)
                     stored[record.sample_id] = record
                     yield record
                 finished += [stored[game.sample_id] for game in games]
+
+    def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
+        """Render what begins the games that the model begins; the others start with a reply.
+
+        Under `prefix_plies` these are the positions that the engine's first moves start from.
+        """
+        import chess
+
+        turns = (self.max_plies + 1) // 2
+        prompts = []
+        for opening in self._order_openings(split, samples, seed)[: (samples + 1) // 2]:
+            text = render_prompt(model, chess.Board(opening.fen))
+            prompts.append(
+                Prompt(
+                    sample_id=f"{split}-{opening.number:04d}-w",
+                    text=text,
+                    token_ids=encode_prompt(model, text),
+                    max_tokens=self.max_tokens,
+                    most_sent=turns * model.decoding.tries * model.decoding.votes,
+                )
+            )
+        return prompts
 
     def measure(self, records: Sequence[SampleRecord]) -> Measurement:
         """Rate the player by maximum likelihood, clustered by opening.
@@ -242,12 +278,16 @@ class ChessGames:
         return names
 
     def _record(
-        self, scheduled: _Scheduled, game: PlayedGame, evaluation_nodes: int | None
+        self,
+        model: Model,
+        scheduled: _Scheduled,
+        game: PlayedGame,
+        evaluation_nodes: int | None,
     ) -> SampleRecord:
         outcome = _OUTCOMES.get(
             game.termination, Outcome.CORRECT if game.score == 1 else Outcome.WRONG
         )
-        failed = outcome in (Outcome.ILLEGAL, Outcome.UNPARSED)
+        failed = outcome in FORFEITS
         result = _write_result(game)
         ratings = read_ratings(get_setup(self.setup))
         metadata: dict[str, Any] = {
@@ -278,6 +318,8 @@ class ChessGames:
             ]
         if game.error:
             metadata["error"] = game.error
+        if game.turns and scheduled.game < KEPT_PROMPTS:
+            metadata |= keep_prompt(model, game.turns[0].prompt)
         return SampleRecord(
             sample_id=scheduled.sample_id,
             cluster=scheduled.cluster,

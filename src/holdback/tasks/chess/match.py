@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from holdback.errors import ConfigError, EngineError
+from holdback.errors import ConfigError, EngineError, HoldbackError
 from holdback.models.protocol import Model
 from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS
@@ -108,9 +108,10 @@ class PlayedGame:
     stood_in: int
     """Moves that an engine made in the model's place, at the start."""
     termination: str
-    """`checkmate` … `threefold_repetition`, the rules' name, `illegal`, `unparsed`, `errored`."""
+    """`checkmate` … `threefold_repetition`, the rules' name, or why the model's answer could not
+    be played: `illegal`, `unparsed`, `refused`, `truncated`; `errored` if an engine failed."""
     score: float | None
-    """1, ½ or 0 for the model; None if the engine failed."""
+    """1, ½ or 0 for the model; None if an engine failed."""
     error: str = ""
 
 
@@ -140,17 +141,42 @@ def play_games(
         rows: Games in a batch.
         max_tokens: Longest answer; the chess lineage needs 2.
     """
+    games = iterate_games(
+        model,
+        pairings,
+        pool=pool,
+        rules=rules,
+        evaluation_nodes=evaluation_nodes,
+        rows=rows,
+        max_tokens=max_tokens,
+    )
+    return [game for _, game in games]
+
+
+def iterate_games(
+    model: Model,
+    pairings: Sequence[Pairing],
+    *,
+    pool: EnginePool,
+    rules: Rules | None = None,
+    evaluation_nodes: int | None = 100,
+    rows: int = 64,
+    max_tokens: int = MAX_MOVE_WORDS,
+) -> Iterator[tuple[int, PlayedGame]]:
+    """Play as `play_games` does, batch by batch; yields each game with its pairing's index.
+
+    Should the model fail, as one behind an endpoint may in the middle, the games that are over by
+    then come first and the error after them.
+    """
     stand_in = get_opponent(PREFIX_PLAYER)
     table = _Table(model, pool, rules or Rules(), evaluation_nodes, max_tokens)
-    played: list[PlayedGame] = []
     for start in range(0, len(pairings), rows):
-        played += table.play(
-            [
-                _Game(pairing, stand_in, model.presentation.prefix_plies)
-                for pairing in pairings[start : start + rows]
-            ]
-        )
-    return played
+        games = [
+            _Game(pairing, stand_in, model.presentation.prefix_plies)
+            for pairing in pairings[start : start + rows]
+        ]
+        for at, game in table.play(games):
+            yield start + at, game
 
 
 def play_engines(
@@ -162,9 +188,10 @@ def play_engines(
 ) -> list[PlayedGame]:
     """Let engines play in the model's place, one of `players` a pairing."""
     table = _Table(None, pool, rules or Rules(), None, 0)
-    return table.play(
-        [_Game(pairing, player, None) for player, pairing in zip(players, pairings, strict=True)]
-    )
+    games = [
+        _Game(pairing, player, None) for player, pairing in zip(players, pairings, strict=True)
+    ]
+    return [game for _, game in table.play(games)]
 
 
 def replay_turns(game: PlayedGame) -> Iterator[tuple[Turn, chess.Board]]:
@@ -257,16 +284,26 @@ class _Table:
         self.max_tokens = max_tokens
         self.requests: list[_Request] = []
 
-    def play(self, games: Sequence[_Game]) -> list[PlayedGame]:
+    def play(self, games: Sequence[_Game]) -> Iterator[tuple[int, PlayedGame]]:
+        failure: HoldbackError | None = None
         for game in games:
             self._look_for_end(game)
-        while live := [game for game in games if game.termination is None]:
-            if any(game.engine_to_move() for game in live):
-                self._move_engines(live)
-            else:
-                self._move_model(live)
+        try:
+            while live := [game for game in games if game.termination is None]:
+                if any(game.engine_to_move() for game in live):
+                    self._move_engines(live)
+                else:
+                    self._move_model(live)
+        except HoldbackError as error:
+            failure = error
+            over = [request for request in self.requests if request[0].termination is not None]
+            self.requests = over
         self._answer_requests()
-        return [game.finish() for game in games]
+        for at, game in enumerate(games):
+            if game.termination is not None:
+                yield at, game.finish()
+        if failure is not None:
+            raise failure
 
     def _move_engines(self, games: Sequence[_Game]) -> None:
         moved = []
@@ -297,6 +334,9 @@ class _Table:
             rngs=[game.model_rng for game in games],
         )
         for game, prompt, answer in zip(games, prompts, answers, strict=True):
+            if answer.error:
+                game.fail(EngineError(answer.error))
+                continue
             turn = Turn(prompt, answer.text, answer.move, answer.tries, answer.logprob)
             game.turns.append(turn)
             self._evaluate(game, turn, "before")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,17 @@ from holdback.tasks.chess.openings import make_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
 from holdback.tasks.chess.prompts import Answer, draw_moves, render_prompt
 from holdback.tasks.chess.setup import Setup, get_setup
-from holdback.tasks.task import Conversation, Outcome, SampleRecord, Score, Split
+from holdback.tasks.task import (
+    KEPT_PROMPTS,
+    Conversation,
+    Outcome,
+    Prompt,
+    SampleRecord,
+    Score,
+    Split,
+    encode_prompt,
+    keep_prompt,
+)
 
 if TYPE_CHECKING:
     import chess
@@ -149,25 +159,42 @@ class ChessPositions:
         """
         import chess
 
-        self.check_samples(split, samples)
-        positions = read_positions(get_setup(self.setup), split)
-        order = np.random.default_rng((seed, 1)).permutation(len(positions))[:samples]
+        chosen = self._choose(split, samples, seed)
+        kept = {position.number for position in chosen[:KEPT_PROMPTS]}
         stored = {record.sample_id for record in done}
-        missing = [
-            position for at in order if _name(split, position := positions[int(at)]) not in stored
-        ]
+        missing = [position for position in chosen if _name(split, position) not in stored]
         for start in range(0, len(missing), self.rows):
             batch = missing[start : start + self.rows]
             boards = [chess.Board(position.fen) for position in batch]
+            prompts = [render_prompt(model, board) for board in boards]
             answers = draw_moves(
-                model.open_sessions([render_prompt(model, board) for board in boards]),
+                model.open_sessions(prompts),
                 boards,
                 decoding=model.decoding,
                 max_tokens=self.max_tokens,
                 rngs=[np.random.default_rng((seed, 2, position.number)) for position in batch],
             )
-            for position, answer in zip(batch, answers, strict=True):
-                yield _record(split, position, answer)
+            for position, prompt, answer in zip(batch, prompts, answers, strict=True):
+                asked = keep_prompt(model, prompt) if position.number in kept else {}
+                yield _record(split, position, answer, asked)
+
+    def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
+        """Render what `run` would ask."""
+        import chess
+
+        prompts = []
+        for position in self._choose(split, samples, seed):
+            text = render_prompt(model, chess.Board(position.fen))
+            prompts.append(
+                Prompt(
+                    sample_id=_name(split, position),
+                    text=text,
+                    token_ids=encode_prompt(model, text),
+                    max_tokens=self.max_tokens,
+                    most_sent=model.decoding.tries * model.decoding.votes,
+                )
+            )
+        return prompts
 
     def measure(self, records: Sequence[SampleRecord]) -> Measurement:
         """Mean value, clustered by source game."""
@@ -193,6 +220,13 @@ class ChessPositions:
             return None
         share = get_opponent(DEMONSTRATORS[demonstrator]).random_share
         return self._rate_guessing().estimate() if share == 1 else None
+
+    def _choose(self, split: Split, samples: int, seed: int) -> list[Position]:
+        """Draw the positions of a run, the same for all models."""
+        self.check_samples(split, samples)
+        positions = read_positions(get_setup(self.setup), split)
+        order = np.random.default_rng((seed, 1)).permutation(len(positions))[:samples]
+        return [positions[int(at)] for at in order]
 
     def _rate_guessing(self) -> Measurement:
         """Score on `test` of uniformly random legal moves."""
@@ -352,25 +386,32 @@ def _name(split: Split, position: Position) -> str:
     return f"{split}-{position.number:04d}"
 
 
-def _record(split: Split, position: Position, answer: Answer) -> SampleRecord:
+def _record(
+    split: Split, position: Position, answer: Answer, asked: Mapping[str, Any]
+) -> SampleRecord:
     worth = 0.0 if answer.move is None else position.values[answer.move.uci()]
     lost = round(position.best - worth, 4)
     if answer.move is None:
         outcome = answer.failure
     else:
         outcome = Outcome.CORRECT if lost <= WITHIN else Outcome.WRONG
+    # What the player did not do says nothing about it.
+    said = {"error": answer.error} if answer.error else {"lost": lost}
     return SampleRecord(
         sample_id=_name(split, position),
         cluster=f"{split}-game{position.game:04d}",
-        score=Score(value=100 * (1 - lost), outcome=outcome, answer=answer.text),
+        score=Score(
+            value=None if answer.error else 100 * (1 - lost), outcome=outcome, answer=answer.text
+        ),
         metadata={
             "game": position.game,
             "fen": position.fen,
             "phase": position.phase,
             "win_probability": position.best,
-            "lost": lost,
             "move": None if answer.move is None else answer.move.uci(),
             "best": max(position.values, key=lambda move: position.values[move]),
             "tries": answer.tries,
+            **said,
+            **asked,
         },
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from holdback.models.protocol import Decoding, Format, Model, Output, Sessions
+from holdback.models.protocol import Decoding, Format, Model, Output, Sessions, StopReason
 from holdback.tasks.chess.notation import (
     MAX_MOVE_WORDS,
     is_playable,
@@ -24,12 +24,23 @@ if TYPE_CHECKING:
     import chess
 
 
+@runtime_checkable
+class ReadsBoards(Protocol):
+    """A player that reads positions in a notation of its own, such as an engine over UCI."""
+
+    def render_board(self, board: chess.Board) -> str:
+        """Write what asks it for a move of `board`, with the moves that led there."""
+        ...
+
+
 def render_prompt(model: Model, board: chess.Board) -> str:
     """Render what asks `model` for a move of `board`, as its presentation says.
 
     The whole position is given each time: what is measured here is how well a model plays, not how
     long it remembers (docs/chess-lineage.md).
     """
+    if isinstance(model, ReadsBoards):
+        return model.render_board(board)
     presentation = model.presentation
     if presentation.format is Format.CHAT:
         messages = write_messages(board, presentation.instruction)
@@ -67,13 +78,22 @@ class Answer:
     """None if no draw could be played."""
     tries: int
     logprob: float
-    """Of the draw in `text`, in nats at temperature 1."""
+    """Of the draw in `text`, in nats at temperature 1; NaN where a provider keeps it."""
+    stop_reason: StopReason = StopReason.STOP
+    error: str = ""
+    """Why nothing was answered, where that is no doing of the player's."""
 
     @property
     def failure(self) -> Outcome:
         """Why nothing could be played: the last draw was another position's move, or no move."""
+        if self.error:
+            return Outcome.ERRORED
+        if self.stop_reason is StopReason.REFUSED:
+            return Outcome.REFUSED
         # Whose move it would be makes no difference to whether it is one.
-        return Outcome.UNPARSED if read_move(self.text, True) is None else Outcome.ILLEGAL
+        if read_move(self.text, True) is not None:
+            return Outcome.ILLEGAL
+        return Outcome.TRUNCATED if self.stop_reason is StopReason.LENGTH else Outcome.UNPARSED
 
 
 def draw_moves(
@@ -127,7 +147,15 @@ def _choose(draws: Sequence[Output], board: chess.Board, tries: int) -> Answer:
     legal = {words: draw for words, draw in legal.items() if is_playable(board, words)}
     votes = Counter(words for draw in draws if (words := _first_words(draw.text)) in legal)
     if not votes:
-        return Answer(text=draws[-1].text, move=None, tries=tries, logprob=draws[-1].logprob)
+        last = draws[-1]
+        return Answer(
+            text=last.text,
+            move=None,
+            tries=tries,
+            logprob=last.logprob,
+            stop_reason=last.stop_reason,
+            error=last.error,
+        )
     words = votes.most_common(1)[0][0]
     return Answer(
         text=words,

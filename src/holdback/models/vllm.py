@@ -1,0 +1,231 @@
+"""Weights on this machine's GPUs, run by vLLM: `vllm/<folder-or-repo>`, with the extra `vllm`.
+
+Prompts are rendered and tokenised as local weights' are and handed over as tokens, so that nothing
+is added to them, and continuations are split off as they are there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdback.errors import ConfigError
+from holdback.lineage import Checkpoint
+from holdback.models.hub import HUB
+from holdback.models.loading import BUILTIN, check_files, load_tokenizer, resolve_folder
+from holdback.models.local import LocalModel
+from holdback.models.prompt_sessions import PromptSessions
+from holdback.models.protocol import (
+    Decoding,
+    Format,
+    Generation,
+    Presentation,
+    Question,
+    Request,
+    Scored,
+    StopReason,
+)
+from holdback.models.scoring import pair_tokens
+
+_SCHEME = "vllm/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmModel:
+    """A model that vLLM runs; copies by `dataclasses.replace` share the engine."""
+
+    name: str
+    prompter: LocalModel
+    """The same checkpoint without weights: its tokenizer and template."""
+    engine: Engine
+    presentation: Presentation = field(default_factory=Presentation)
+    decoding: Decoding = field(default_factory=Decoding)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's own."""
+        return self.prompter.tokenizer
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+        """Render messages through the checkpoint's own chat template."""
+        return self.prompter.render_chat(messages, answer_next=answer_next)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenise a text as it stands: no special token is added."""
+        return self.prompter.encode(text)
+
+    def can_read(self, text: str) -> bool:
+        """Tell whether the tokenizer has tokens for all of a text, none of them «unknown»."""
+        return self.prompter.can_read(text)
+
+    def open_sessions(self, texts: Sequence[str]) -> PromptSessions:
+        """Start one session a text; vLLM keeps what texts share in its own prefix cache."""
+        return PromptSessions(self, texts)
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Continue each request's prompt at the model's temperature."""
+        return self.continue_prompts(requests, temperature=self.decoding.temperature)
+
+    def continue_prompts(
+        self, requests: Sequence[Request], *, temperature: float
+    ) -> list[Generation]:
+        """Continue each request's prompt."""
+        settings = [
+            {
+                "temperature": temperature,
+                "max_tokens": request.max_tokens,
+                "stop": list(request.stop) or None,
+                "seed": int(np.random.SeedSequence(request.seed).generate_state(1)[0]),
+                # Of the sampled token alone.
+                "logprobs": 0,
+            }
+            for request in requests
+        ]
+        outputs = self.engine.run([self.encode(request.prompt) for request in requests], settings)
+        return [_read_generation(output.outputs[0]) for output in outputs]
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Scored, ...]]:
+        """Score each question's continuations by the log-probabilities of prompts.
+
+        Raises:
+            ConfigError: for a continuation without tokens.
+        """
+        pairs = pair_tokens(self.prompter, questions)
+        flat = [pair for own in pairs for pair in own]
+        # vLLM generates one token at least; it is not looked at.
+        settings = [{"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1}] * len(flat)
+        outputs = self.engine.run([pair.tokens.tolist() for pair in flat], settings)
+        scored = iter(
+            _read_score(output.prompt_logprobs[pair.start :], pair.tokens[pair.start :].tolist())
+            for pair, output in zip(flat, outputs, strict=True)
+        )
+        return [tuple(next(scored) for _ in own) for own in pairs]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """vLLM's engine, started when first asked: rendering prompts needs no GPU."""
+
+    options: Mapping[str, Any]
+    """Of `vllm.LLM`."""
+    adapter: str | None = None
+    """Folder of a PEFT adapter."""
+
+    def run(self, prompts: Sequence[Sequence[int]], settings: Sequence[Mapping[str, Any]]) -> Any:
+        """Let vLLM continue tokens; its `RequestOutput` for each, in order."""
+        if not prompts:
+            return []
+        from vllm import SamplingParams
+
+        return self._llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            [SamplingParams(**own) for own in settings],
+            lora_request=self._adapter_request,
+            use_tqdm=False,
+        )
+
+    @cached_property
+    def _llm(self) -> Any:
+        from vllm import LLM
+
+        return LLM(**self.options)
+
+    @cached_property
+    def _adapter_request(self) -> Any:
+        if self.adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, self.adapter)
+
+
+def load_vllm(checkpoint: Checkpoint) -> VllmModel:
+    """Load the checkpoint `vllm/<folder-or-repo>` names; the engine starts when first asked.
+
+    Raises:
+        ConfigError: without vLLM, or for a device, which vLLM chooses itself.
+        CheckpointError: if files are missing or unsafe.
+    """
+    if find_spec("vllm") is None:
+        raise ConfigError(
+            f"checkpoint {checkpoint.name!r}: {checkpoint.model!r} needs vLLM, which is not"
+            " installed: pip install 'holdback[vllm]' (Linux with a GPU), or write hf/… for the"
+            " local engine"
+        )
+    if checkpoint.device is not None:
+        raise ConfigError(
+            f"checkpoint {checkpoint.name!r}: expected no `device` with vllm/, got"
+            f" {checkpoint.device!r}; choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    reference = checkpoint.model.removeprefix(_SCHEME)
+    # Local weights under their own names: safe files only, and the same folder for both.
+    local = replace(checkpoint, model=_refer_locally(reference))
+    check_files(local)
+    folder = resolve_folder(local.model, revision=local.revision)
+    options: dict[str, Any] = {
+        "model": str(folder),
+        "dtype": checkpoint.dtype or "auto",
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        # Sampling follows the requests' own seeds.
+        "seed": 0,
+    }
+    adapter = None
+    if local.adapter is not None:
+        adapter = str(resolve_folder(local.adapter))
+        options |= {"enable_lora": True, "max_lora_rank": _read_rank(adapter)}
+    nothing: Any = None
+    presentation = Presentation(format=Format.CHAT if checkpoint.chat else Format.COMPLETION)
+    return VllmModel(
+        name=checkpoint.name,
+        prompter=LocalModel(
+            name=checkpoint.name,
+            weights=nothing,
+            tokenizer=load_tokenizer(local),
+            presentation=presentation,
+        ),
+        engine=Engine(options, adapter),
+        presentation=presentation,
+    )
+
+
+def _refer_locally(reference: str) -> str:
+    if reference.startswith(BUILTIN) or Path(reference).is_dir():
+        return reference
+    return f"{HUB}{reference}"
+
+
+def _read_rank(adapter: str) -> int:
+    """Read an adapter's rank, rounded up to one that vLLM has kernels for."""
+    rank = int(json.loads((Path(adapter) / "adapter_config.json").read_text())["r"])
+    return next((size for size in (8, 16, 32, 64, 128, 256) if rank <= size), rank)
+
+
+def _read_generation(output: Any) -> Generation:
+    logprobs = [
+        float(at[token].logprob)
+        for at, token in zip(output.logprobs or (), output.token_ids, strict=False)
+    ]
+    reason = StopReason.LENGTH if output.finish_reason == "length" else StopReason.STOP
+    return Generation(
+        text=str(output.text),
+        logprobs=tuple(logprobs),
+        stop_reason=reason,
+        tokens=len(output.token_ids),
+    )
+
+
+def _read_score(places: Sequence[Mapping[int, Any]], tokens: Sequence[int]) -> Scored:
+    found = [at[token] for at, token in zip(places, tokens, strict=True)]
+    return Scored(
+        logprob=float(sum(entry.logprob for entry in found)),
+        tokens=len(found),
+        greedy=all(entry.rank == 1 for entry in found),
+    )

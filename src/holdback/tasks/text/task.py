@@ -1,0 +1,506 @@
+"""The task `text`: questions from a file, answered by likelihood or in words."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from holdback.errors import CheckpointError, ConfigError, UnknownNameError
+from holdback.models.protocol import Format, Generation, Model, Question, Request
+from holdback.statistics.estimate import Estimate
+from holdback.statistics.means import clustered_mean
+from holdback.statistics.measurement import Measurement
+from holdback.tasks.task import (
+    Conversation,
+    Outcome,
+    Prompt,
+    SampleRecord,
+    Score,
+    Split,
+    encode_prompt,
+)
+from holdback.tasks.text.items import LETTERS, Columns, Item, make_items
+from holdback.tasks.text.prompts import (
+    Laid,
+    Wording,
+    join_answer,
+    render_prompt,
+    write_answers,
+    write_chat,
+)
+from holdback.tasks.text.reading import read_rows
+from holdback.tasks.text.scoring import (
+    NOT_RIGHT,
+    RIGHT,
+    Normalisation,
+    Scorer,
+    choose_by_vote,
+    choose_likeliest,
+    read_answer,
+    score_generation,
+)
+
+CORRECT, RANDOM = "correct", "random"
+DEMONSTRATORS = {
+    CORRECT: "the target of each question",
+    RANDOM: "a choice at random, or another question's target: it teaches the form and no answer",
+}
+_KEPT_PROMPTS = 3
+_ASK_LETTER = "Answer with the letter of the right choice only."
+_METHODS = ("likelihood", "generate")
+_STYLES = ("letter", "text")
+_DEFAULT_SHARES = {"train": 0.2, "select": 0.3, "test": 0.5}
+
+# Streams of the audit's seed, one for each thing that is drawn from it.
+_ORDER, _CHOICES, _SHOTS, _DRAWS = 1, 2, 3, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask:
+    """Questions with a target or with choices, from a file; no code.
+
+    A sample's value is 100 where the answer is right and 0 where it is not; what kept it from being
+    right is the outcome. Its mean is the share of right answers, in points.
+    """
+
+    file: str
+    """JSONL, CSV, TSV or Parquet; relative paths start at the audit file."""
+    name: str = "text"
+    margin: float = 3.0
+    unit: str = "points"
+    question: str = "question"
+    target: str = "answer"
+    choices: str | Sequence[str] | None = None
+    """Column with the list of choices, or one column a choice."""
+    cluster: str | None = None
+    """Column by which splits are made and errors are clustered; each question its own if unsaid."""
+    split: str | None = None
+    """Column that says `train`, `select` or `test`; drawn in `shares` if unsaid."""
+    id: str | None = None
+    """Column with ids; rows are numbered if unsaid."""
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SHARES))
+    split_seed: int = 0
+    scorer: str = "exact"
+    """`choice`, `exact`, `includes` or `pattern`."""
+    pattern: str = ""
+    """Regular expression of `pattern`; its first group is the answer."""
+    method: str | None = None
+    """How a `choice` is asked for: `likelihood` (where unsaid) or `generate`."""
+    style: str = "letter"
+    """Choices are shown with letters and the answer is one; or `text`: they are not shown, and the
+    likeliest of them is the answer."""
+    normalise: str = "none"
+    """What a choice's log-likelihood is divided by: `none`, `token` or `byte`."""
+    shuffle: bool = True
+    """Choices are shown in an order drawn for each question, the same for all models."""
+    template: str | None = None
+    """Words of the question, with columns in braces: `{question}`, `{choices}`, …"""
+    ask: str | None = None
+    """What the chat format adds: which form the answer should have."""
+    shots: int = 0
+    """Examples before each question, drawn from `train`."""
+    stop: Sequence[str] | None = None
+    """Where a generated answer ends; in the completion format at the end of its line if unsaid."""
+    max_tokens: int = 32
+    """Longest generated answer."""
+    rows: int = 64
+    """Questions in a batch."""
+    takes_examples: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self._check_word("scorer", self.scorer, [str(scorer) for scorer in Scorer])
+        self._check_word("normalise", self.normalise, [str(kind) for kind in Normalisation])
+        self._check_word("style", self.style, _STYLES)
+        self._check_word("method", self.method or _METHODS[0], _METHODS)
+        if self.rows < 1 or self.max_tokens < 1 or self.shots < 0:
+            raise ConfigError(
+                f"{self.name}: rows and max_tokens must be at least 1 and shots at least 0, got"
+                f" {self.rows}, {self.max_tokens} and {self.shots}"
+            )
+        self._check_choices()
+        self._check_pattern()
+        shares = [self.shares.get(str(split), 0.0) for split in Split]
+        if set(self.shares) - set(Split) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+            raise ConfigError(
+                f"{self.name}: expected shares = {{ train = …, select = …, test = … }} that sum to"
+                f" 1, got {dict(self.shares)!r}"
+            )
+
+    @property
+    def access(self) -> str:
+        """What it needs of a model: likelihoods, or only what it says."""
+        return "samples" if self._generates else "logprobs"
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing scores on `test`: 100 over the number of choices; 0 for open questions."""
+        return self._rate_guessing().value
+
+    @property
+    def description(self) -> str:
+        """The protocol in a sentence, as a report prints it."""
+        if not self._generates:
+            divided = {"none": "", "token": " a token", "byte": " a byte"}[self.normalise]
+            how = f"the likeliest of the choices{divided} is the answer"
+        elif self.scorer == Scorer.CHOICE:
+            how = "the letter that the model writes is the answer"
+        else:
+            how = f"a generated answer is right by `{self.scorer}`"
+        shots = f", after {self.shots} examples" if self.shots else ""
+        return (
+            f"Questions from {Path(self.file).name}{shots}; {how}. Refused, unparsed and truncated"
+            " answers are worth 0 and are counted apart."
+        )
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What was asked: the file's digest, which is part of a run's identity."""
+        path = Path(self.file)
+        if not path.is_file():
+            return {}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return {f"questions of {self.name}": f"{path.name}, SHA-256 {digest[:16]}"}
+
+    def check_machine(self) -> None:
+        """Read the questions before anything runs.
+
+        Raises:
+            ConfigError: for whatever in the file cannot be asked, with its line.
+        """
+        for laid in [self._lay(item, 0) for item in self._items[:1]]:
+            write_chat(laid, self._wording)
+        if self.shots:
+            self._draw_shots(0)
+
+    def check_samples(self, split: Split, samples: int) -> None:
+        """Look whether a split has so many questions.
+
+        Raises:
+            ConfigError: if not.
+        """
+        there = len(self._in_split(split))
+        if samples > there:
+            raise ConfigError(
+                f"{self.name}: split {split} of {self.file} has {there} questions, got"
+                f" samples={samples}; ask for fewer, or change `shares`"
+            )
+
+    def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
+        """Render what `run` would ask."""
+        shots = self._draw_shots(seed)
+        return [
+            self._preview(model, laid, shots)
+            for laid in self._choose(split, samples=samples, seed=seed)
+        ]
+
+    def run(
+        self,
+        model: Any,
+        *,
+        split: Split,
+        samples: int,
+        seed: int,
+        done: Sequence[SampleRecord] = (),
+    ) -> Iterator[SampleRecord]:
+        """Ask the questions that are missing in `done`.
+
+        Raises:
+            ConfigError: for more samples than the split has questions, or for constrained decoding
+                of open questions.
+            CheckpointError: for a checkpoint that cannot be asked so.
+        """
+        self.check_samples(split, samples)
+        if model.decoding.constrained and not self.choices:
+            raise ConfigError(
+                f"task {self.name!r}: expected choices for constrained decoding, got open"
+                " questions; leave this rung out on this task (`tasks` of the rung)"
+            )
+        chosen = self._choose(split, samples=samples, seed=seed)
+        kept = {laid.item.id for laid in chosen[:_KEPT_PROMPTS]}
+        stored = {record.sample_id for record in done}
+        missing = [laid for laid in chosen if laid.item.id not in stored]
+        shots = self._draw_shots(seed)
+        # What may be answered is then the choices and nothing else: their likelihoods decide.
+        ask = self._generate if self._generates and not model.decoding.constrained else self._score
+        for start in range(0, len(missing), self.rows):
+            batch = missing[start : start + self.rows]
+            prompts = [render_prompt(model, laid, self._wording, shots=shots) for laid in batch]
+            scores = ask(model, batch, prompts, seed)
+            for laid, prompt, (score, facts) in zip(batch, prompts, scores, strict=True):
+                asked = _keep(model, prompt) if laid.item.id in kept else {}
+                yield self._record(laid, score, {**facts, **asked})
+
+    def demonstrate(
+        self, demonstrator: str, n: int, rng: np.random.Generator
+    ) -> list[Conversation]:
+        """Draw `n` questions of the `train` split with the demonstrator's answers.
+
+        Raises:
+            UnknownNameError: for a demonstrator other than `correct` and `random`.
+            ConfigError: for more than the split has.
+        """
+        if demonstrator not in DEMONSTRATORS:
+            raise UnknownNameError.among("demonstrator", demonstrator, DEMONSTRATORS)
+        items = self._in_split(Split.TRAIN)
+        if n > len(items):
+            raise ConfigError(
+                f"{self.name}: split train of {self.file} has {len(items)} questions, got n={n}"
+            )
+        order = rng.permutation(len(items))[:n]
+        chats = []
+        for at in order:
+            laid = self._lay(items[int(at)], int(rng.integers(2**31)))
+            chats.append(
+                write_chat(laid, self._wording, answer=self._answer(laid, items, demonstrator, rng))
+            )
+        return chats
+
+    def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
+        """What the demonstrator would score on `test`; known for choices drawn at random."""
+        if demonstrator != RANDOM or not self.choices:
+            return None
+        return self._rate_guessing().estimate()
+
+    def measure(self, records: Sequence[SampleRecord]) -> Measurement:
+        """Mean value over the samples that say something, clustered."""
+        scored = [record for record in records if record.score.value is not None]
+        return clustered_mean(
+            [record.score.value or 0.0 for record in scored],
+            [record.cluster for record in scored],
+            support=(NOT_RIGHT, RIGHT),
+        )
+
+    @property
+    def _generates(self) -> bool:
+        return self.scorer != Scorer.CHOICE or self.method == "generate"
+
+    @cached_property
+    def _wording(self) -> Wording:
+        lettered = bool(self.choices) and self.style == "letter"
+        shown = "{question}\n{choices}" if lettered else "{question}"
+        default_ask = _ASK_LETTER if lettered and self.scorer == Scorer.CHOICE else ""
+        return Wording(
+            template=shown if self.template is None else self.template,
+            ask=default_ask if self.ask is None else self.ask,
+            lettered=lettered and self.scorer == Scorer.CHOICE,
+        )
+
+    @cached_property
+    def _items(self) -> tuple[Item, ...]:
+        columns = Columns(
+            question=self.question,
+            target=self.target,
+            choices=self.choices
+            if isinstance(self.choices, str) or self.choices is None
+            else tuple(self.choices),
+            cluster=self.cluster,
+            split=self.split,
+            id=self.id,
+        )
+        shares = {split: float(self.shares.get(str(split), 0.0)) for split in Split}
+        rows = read_rows(Path(self.file))
+        return tuple(make_items(rows, columns, shares=shares, split_seed=self.split_seed))
+
+    def _in_split(self, split: Split) -> list[Item]:
+        return [item for item in self._items if item.split is split]
+
+    def _choose(self, split: Split, *, samples: int, seed: int) -> list[Laid]:
+        items = self._in_split(split)
+        order = np.random.default_rng((seed, _ORDER)).permutation(len(items))[:samples]
+        return [self._lay(items[int(at)], seed) for at in order]
+
+    def _lay(self, item: Item, seed: int) -> Laid:
+        rng = np.random.default_rng((seed, _CHOICES, item.number))
+        n = len(item.choices)
+        order = rng.permutation(n) if self.shuffle else np.arange(n)
+        return Laid(item=item, order=tuple(int(at) for at in order))
+
+    def _draw_shots(self, seed: int) -> list[Conversation]:
+        rng = np.random.default_rng((seed, _SHOTS))
+        return self.demonstrate(CORRECT, self.shots, rng) if self.shots else []
+
+    def _answer(
+        self, laid: Laid, items: Sequence[Item], demonstrator: str, rng: np.random.Generator
+    ) -> str:
+        if laid.item.choices and self.scorer == Scorer.CHOICE:
+            random = int(rng.integers(len(laid.order)))
+            at = laid.right if demonstrator == CORRECT else random
+            return write_answers(laid, self._wording)[at]
+        other = items[int(rng.integers(len(items)))]
+        return (laid.item if demonstrator == CORRECT else other).targets[0]
+
+    def _preview(self, model: Model, laid: Laid, shots: Sequence[Conversation]) -> Prompt:
+        text = render_prompt(model, laid, self._wording, shots=shots)
+        answers = write_answers(laid, self._wording) if self.choices else ()
+        encoded = [encode_prompt(model, answer) or tuple(answer.encode()) for answer in answers]
+        return Prompt(
+            sample_id=laid.item.id,
+            text=text,
+            token_ids=encode_prompt(model, text),
+            max_tokens=self.max_tokens if self._generates else sum(map(len, encoded)),
+            # An endpoint reads the prompt again for each choice.
+            most_sent=model.decoding.votes if self._generates else max(1, len(answers)),
+        )
+
+    def _score(
+        self, model: Any, batch: Sequence[Laid], prompts: Sequence[str], seed: int
+    ) -> list[tuple[Score, dict[str, Any]]]:
+        """Compare the likelihoods of the choices."""
+        answers = [write_answers(laid, self._wording) for laid in batch]
+        questions = [
+            Question(
+                prompt=prompt,
+                continuations=tuple(_continue(model, prompt, answer) for answer in among),
+            )
+            for prompt, among in zip(prompts, answers, strict=True)
+        ]
+        _check_ability(model, "score")
+        found = []
+        for laid, among, scored in zip(batch, answers, model.score(questions), strict=True):
+            at, worth = choose_likeliest(scored, among, Normalisation(self.normalise))
+            right = at == laid.right
+            score = Score(
+                value=RIGHT if right else NOT_RIGHT,
+                outcome=Outcome.CORRECT if right else Outcome.WRONG,
+                answer=among[at],
+            )
+            found.append((score, {"logprobs": [round(part, 6) for part in worth]}))
+        return found
+
+    def _generate(
+        self, model: Any, batch: Sequence[Laid], prompts: Sequence[str], seed: int
+    ) -> list[tuple[Score, dict[str, Any]]]:
+        """Let the model answer in words, as often as there are votes."""
+        votes = model.decoding.votes
+        stop = self.stop
+        if stop is None:
+            stop = ("\n",) if model.presentation.format is Format.COMPLETION else ()
+        requests = [
+            Request(
+                prompt=prompt,
+                max_tokens=self.max_tokens,
+                seed=(seed, _DRAWS, laid.item.number, vote),
+                stop=tuple(stop),
+            )
+            for laid, prompt in zip(batch, prompts, strict=True)
+            for vote in range(votes)
+        ]
+        _check_ability(model, "generate")
+        generations = model.generate(requests)
+        found = []
+        for index, laid in enumerate(batch):
+            drawn = generations[index * votes : (index + 1) * votes]
+            found.append(self._vote(laid, drawn, model.presentation.prefill))
+        return found
+
+    def _vote(
+        self, laid: Laid, drawn: Sequence[Generation], prefill: str
+    ) -> tuple[Score, dict[str, Any]]:
+        scorer = Scorer(self.scorer)
+        letters = LETTERS[: len(laid.order)]
+        read = [
+            # A pattern may span what the answer was begun with.
+            read_answer(
+                join_answer(prefill, generation.text.lstrip())
+                if scorer is Scorer.PATTERN and prefill
+                else generation.text,
+                scorer,
+                pattern=self.pattern,
+                letters=letters,
+            )
+            for generation in drawn
+        ]
+        at = choose_by_vote(read)
+        targets: tuple[str, ...] = laid.item.targets
+        if self._wording.lettered:
+            targets = (letters[laid.right],)
+        facts = {"stop_reason": str(drawn[at].stop_reason), "tokens": drawn[at].tokens}
+        if len(drawn) > 1:
+            facts["votes"] = read
+        return score_generation(drawn[at], read[at], targets, scorer), facts
+
+    def _record(self, laid: Laid, score: Score, facts: Mapping[str, Any]) -> SampleRecord:
+        shown: dict[str, Any] = {"target": list(laid.item.targets)}
+        if laid.item.choices:
+            shown["choices"] = list(laid.choices)
+            shown["order"] = list(laid.order)
+        if self._wording.lettered:
+            shown["target"] = [LETTERS[laid.right]]
+        return SampleRecord(
+            sample_id=laid.item.id,
+            cluster=laid.item.cluster,
+            score=score,
+            metadata={"question": laid.item.question, **shown, **facts},
+        )
+
+    def _rate_guessing(self) -> Measurement:
+        items = self._in_split(Split.TEST)
+        guessed = self.choices is not None and self.scorer == Scorer.CHOICE
+        return clustered_mean(
+            [RIGHT / len(item.choices) if guessed else NOT_RIGHT for item in items],
+            [item.cluster for item in items],
+            support=(NOT_RIGHT, RIGHT),
+        )
+
+    def _check_word(self, option: str, word: str, known: Sequence[str]) -> None:
+        if word not in known:
+            raise UnknownNameError.among(f"{option} (of task {self.name!r})", word, known)
+
+    def _check_choices(self) -> None:
+        is_choice = self.scorer == Scorer.CHOICE
+        if is_choice and not self.choices:
+            raise ConfigError(
+                f"{self.name}: scorer `choice` needs `choices`, the column that holds them or a"
+                " list of columns; got none"
+            )
+        if self.method == "likelihood" and not is_choice:
+            raise ConfigError(
+                f"{self.name}: method `likelihood` compares choices and goes with scorer `choice`,"
+                f" got scorer {self.scorer!r}"
+            )
+        if is_choice and self.method == "generate" and self.style == "text":
+            raise ConfigError(
+                f'{self.name}: a generated choice is read by its letter; use style = "letter", or'
+                ' method = "likelihood", or scorer = "exact"'
+            )
+
+    def _check_pattern(self) -> None:
+        if (self.scorer == Scorer.PATTERN) != bool(self.pattern):
+            raise ConfigError(
+                f"{self.name}: scorer `pattern` and the option `pattern` go together, got"
+                f" {self.scorer!r} and {self.pattern!r}"
+            )
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{self.name}: expected a regular expression, got {self.pattern!r}: {error}"
+            ) from error
+
+
+def _continue(model: Model, prompt: str, answer: str) -> str:
+    """Write an answer as it follows the prompt: a chat template has ended the line before it."""
+    presentation = model.presentation
+    if presentation.format is Format.CHAT and not presentation.prefill:
+        return answer
+    return join_answer(prompt, answer)
+
+
+def _keep(model: Model, prompt: str) -> dict[str, Any]:
+    ids = encode_prompt(model, prompt)
+    return {"prompt": prompt, "prompt_token_ids": None if ids is None else list(ids)}
+
+
+def _check_ability(model: Any, method: str) -> None:
+    if not hasattr(model, method):
+        raise CheckpointError(
+            f"checkpoint {model.name!r}: expected a model that can {method} text, got"
+            f" {type(model).__name__}; put another checkpoint to this task"
+        )
