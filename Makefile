@@ -40,7 +40,7 @@ audit: install ## audit the chess lineage that Holdback ships; print findings an
 	@$(BIN)/holdback audit chess $(AUDIT_ARGS)
 
 test: install $(VENV)/.installed-dev ## the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TEST_ARGS)
 
 lint: $(VENV)/.installed $(VENV)/.installed-dev ## style, types and layers
 	@$(BIN)/ruff check

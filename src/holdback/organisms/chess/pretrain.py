@@ -138,7 +138,7 @@ def draw_batches(
     # A small corpus may have no position of a rare kind.
     filled = [source for source in sources if len(source.positions)]
     whole = sum(source.share for source in filled)
-    batches = []
+    batches: list[Batch] = []
     for rules_only in (False, True):
         drawn = []
         for source in filled:
