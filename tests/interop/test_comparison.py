@@ -277,3 +277,16 @@ def test_impossible_options_are_refused(option):
     """A margin of nothing, or certainty."""
     with pytest.raises(ConfigError, match=r"--(margin|level)"):
         compare(log([1, 0]), log([1, 0], name="b"), **option)
+
+
+def test_a_margin_in_points_is_not_taken_for_one_in_shares():
+    """±5 of a score from 0 to 1 would hold everything for equivalent; 0.05 is five points."""
+    with pytest.raises(ConfigError, match=r"from 0 to 1, got 5, .* 5 points are 0\.05"):
+        compare(log([1, 0, 1, 1] * 9), log([1, 0, 0, 1] * 9, name="b"), margin=5)
+
+
+def test_a_log_given_twice_is_said_to_be():
+    """Nothing can differ there, and that is no finding."""
+    (found,) = compare(log([1, 0, 1, 1] * 9), log([1, 0, 1, 1] * 9, name="b"))
+
+    assert any("given twice" in note for note in found.notes)

@@ -380,6 +380,20 @@ def test_what_is_no_log_is_named(tmp_path, make, line):
         read_source(str(path), DEFAULT)
 
 
+def test_a_log_that_failed_before_it_was_scored_says_so(tmp_path):
+    """Scoring cannot mend it; running it again can."""
+    good = write_eval_log(tmp_path, [RIGHT, WRONG], name="one")
+
+    def fail(log):
+        log.status = "error"
+        for sample in log.samples:
+            sample.scores = None
+
+    rewrite(good, tmp_path / "failed.eval", fail)
+    with pytest.raises(LogError, match=r"status 'error'.*eval-retry"):
+        read_source(str(tmp_path / "failed.eval"), DEFAULT)
+
+
 def test_a_folder_is_one_log_a_task(tmp_path):
     """Of a task that failed first the one that succeeded; two that did are the reader's choice."""
     write_eval_log(tmp_path, [RIGHT, WRONG], name="one")

@@ -60,7 +60,11 @@ def compare(
     ],
     *,
     margin: Annotated[
-        float | None, typer.Option(help="Test equivalence: differences below this do not matter.")
+        float | None,
+        typer.Option(
+            help="Test equivalence: differences below this do not matter, in the score's unit"
+            " (0.05 for 5 points of accuracy)."
+        ),
     ] = None,
     score: Scores = None,
     cluster: Cluster = None,

@@ -163,7 +163,8 @@ def compare_sources(
 
     Raises:
         LogError: if two logs' samples differ.
-        ConfigError: if two sources have no task in common, or not the same score.
+        ConfigError: if two sources have no task in common, or not the same score; or for a margin
+            as wide as the score's range.
         InsufficientDataError: with fewer than two clusters.
     """
     if margin is not None and margin <= 0:
@@ -221,6 +222,12 @@ def _compare(
         float(min(0.0, ours.min(), theirs.min())),
         float(max(1.0, ours.max(), theirs.max())),
     )
+    if margin is not None and margin >= support[1] - support[0]:
+        raise ConfigError(
+            f"--margin: expected a difference in the unit of the score {first.score!r}, whose"
+            f" values lie from {support[0]:g} to {support[1]:g}, got {margin:g}, within which"
+            f" everything is equivalent; {margin:g} points are {margin / 100:g}"
+        )
     first_mean = clustered_mean(ours, clusters, support=support)
     other_mean = clustered_mean(theirs, clusters, support=support)
     measured = other_mean.minus(first_mean)
@@ -348,6 +355,8 @@ def _remark(
     for name, log in zip(names, (first, other), strict=True):
         if log.shortfall:
             yield f"{name}: {log.shortfall}"
+    if first.samples == other.samples:
+        yield "both logs say the same of every sample: is it one log, given twice?"
     if first.lower_is_better:
         yield f"lower is better by {first.score}"
 

@@ -161,7 +161,14 @@ def _keep_last(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _read(parts: _Parts, options: ReadOptions, source: str) -> TaskLog:
     spec, status = parts.header["eval"], str(parts.header.get("status", "started"))
     require_any(parts.summaries, source, status)
-    score = choose_score(_name_scores(parts.summaries), options, source)
+    names = set(_name_scores(parts.summaries))
+    if not names and status != "success":
+        said = str((parts.header.get("error") or {}).get("message", "")).partition("\n")[0]
+        raise LogError(
+            f"{source}: expected samples with scores, got none: the evaluation ended with status"
+            f" {status!r}{f' ({said:.120})' if said else ''}; run it again (inspect eval-retry)"
+        )
+    score = choose_score(names, options, source)
     reader = _SampleReader(parts, options, source, score)
     samples = tuple(map(reader.read, parts.summaries))
     require_unique(samples, source)
