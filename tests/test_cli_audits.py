@@ -79,6 +79,8 @@ def test_prompts_are_shown_before_anything_is_run(here):
         "base · questions · half: no prompt to show: the technique of rung 'half'" in ended.stdout
     )
     assert "48 runs, 1920 samples" in ended.stdout
+    # What is asked in the same words is printed once.
+    assert ended.stdout.count("base, question 0?") == 1
     assert not (here / "runs").exists()
 
 

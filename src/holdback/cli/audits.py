@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from holdback.plan import AuditPlan
     from holdback.runs.planning import Forecast
     from holdback.runs.timing import Timing
+    from holdback.tasks.task import Prompt
 
 
 class Access(StrEnum):
@@ -285,16 +286,28 @@ def _print_prompts(prepared: Prepared, console: Console) -> None:
     from holdback.runs.preview import Previewer
 
     rungs = climb(prepared.plan, prepared.ladder)
+    first_shown: dict[Prompt, str] = {}
     for shown in Previewer(prepared.plan).show(rungs):
         where = f"{shown.checkpoint} · {shown.task} · {shown.rung}"
-        if shown.prompt is None:
+        prompt = shown.prompt
+        if prompt is None:
             _tell(console, f"── {where}: no prompt to show: {shown.reason}\n")
             continue
-        ids = shown.prompt.token_ids
-        size = "no token ids here" if ids is None else f"{len(ids)} tokens"
-        _tell(console, f"── {where} · {shown.prompt.sample_id} · {size}")
-        _tell(console, show_invisible(shown.prompt.text))
-        _tell(console, "" if ids is None else f"{list(ids)}\n")
+        if prompt in first_shown:
+            # Rungs that change weights or decoding ask the same; once is enough to read.
+            _tell(console, f"── {where} · as {first_shown[prompt]}\n")
+            continue
+        first_shown[prompt] = where
+        size = (
+            "no token ids here" if prompt.token_ids is None else f"{len(prompt.token_ids)} tokens"
+        )
+        _tell(console, f"── {where} · {prompt.sample_id} · {size}")
+        _tell(console, show_invisible(prompt.text))
+        if prompt.token_ids is not None:
+            _tell(console, f"{list(prompt.token_ids)}")
+        for continuation in prompt.continuations:
+            _tell(console, f"  compared: {show_invisible(continuation)}")
+        _tell(console, "")
 
 
 def _print_tokens(prepared: Prepared, console: Console, *, priced: bool) -> None:

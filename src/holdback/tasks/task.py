@@ -117,6 +117,8 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...] | None = None
     """As the model reads it; None where a provider keeps its tokenizer to itself."""
+    continuations: tuple[str, ...] = ()
+    """Whose likelihoods behind it are compared; empty where the answer is generated."""
     max_tokens: int = 0
     """Most tokens read beside the prompt or generated, each time it is sent."""
     most_sent: int = 1

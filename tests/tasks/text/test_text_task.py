@@ -195,6 +195,7 @@ def test_preview_is_what_run_asks(sums):
 
     assert isinstance(task, Previewed)
     assert [p.text for p in previewed] == [question.prompt for question in model.asked]
+    assert [p.continuations for p in previewed] == [q.continuations for q in model.asked]
     assert [p.sample_id for p in previewed] == [record.sample_id for record in records]
 
 

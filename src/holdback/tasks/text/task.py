@@ -344,6 +344,9 @@ class TextTask:
             sample_id=laid.item.id,
             text=text,
             token_ids=encode_prompt(model, text),
+            continuations=()
+            if self._generates
+            else tuple(_continue(model, text, answer) for answer in answers),
             max_tokens=self.max_tokens if self._generates else sum(map(len, encoded)),
             # An endpoint reads the prompt again for each choice.
             most_sent=model.decoding.votes if self._generates else max(1, len(answers)),
