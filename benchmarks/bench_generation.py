@@ -3,7 +3,7 @@
     python benchmarks/bench_generation.py | tail -1 | jq .speedup_vs_inspect_hf
 
 Three workloads: short answers, free text, and free text behind five shots that all prompts share.
-Lengths are unequal: one token in 64 ends a text, as the model draws them (greedily, so that all
+Lengths are unequal: one token in 32 ends a text, as the model draws them (greedily, so that all
 contestants must give the same texts: checked), up to a limit. The same model, prompts, threads and
 machine for all; float32. Loading is left out, tokenising is not. Inspect's provider is the real
 one, through `get_model` with `max_connections` 64 and requests all sent at once; `generate` gets
@@ -32,7 +32,7 @@ from holdback.models.local import LocalModel
 from holdback.models.protocol import Request
 
 ROWS = 64
-ENDS = 64
+ENDS = 32
 """One token in so many ends a text."""
 AGREEMENT = 0.97
 """Share of texts that must be equal: where two tokens are equally likely, rounding decides."""
@@ -47,8 +47,8 @@ def write_prompts(n: int, *, shots: int, seed: int) -> list[str]:
 
 WORKLOADS: dict[str, tuple[list[str], int]] = {
     "short_answers": (write_prompts(128, shots=0, seed=1), 8),
-    "free_text": (write_prompts(128, shots=0, seed=2), 192),
-    "five_shots": (write_prompts(128, shots=5, seed=3), 192),
+    "free_text": (write_prompts(128, shots=0, seed=2), 128),
+    "five_shots": (write_prompts(128, shots=5, seed=3), 128),
 }
 """Prompts, and the longest answer in tokens."""
 
