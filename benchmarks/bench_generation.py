@@ -48,7 +48,7 @@ def write_prompts(n: int, *, shots: int, seed: int) -> list[str]:
 WORKLOADS: dict[str, tuple[list[str], int]] = {
     "short_answers": (write_prompts(128, shots=0, seed=1), 8),
     "free_text": (write_prompts(128, shots=0, seed=2), 128),
-    "five_shots": (write_prompts(128, shots=5, seed=3), 128),
+    "five_shots": (write_prompts(64, shots=5, seed=3), 128),
 }
 """Prompts, and the longest answer in tokens."""
 
