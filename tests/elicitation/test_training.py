@@ -166,7 +166,7 @@ def test_every_example_is_packed_once_and_fits(lengths):
     rows = pack(lengths)
 
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    width = max(64, *lengths, 1)
+    width = max(32, *lengths, 1)
     sums = [sum(lengths[i] for i in row) for row in rows]
     assert all(total <= width for total in sums)
     assert sum(total <= width / 2 for total in sums) <= 1

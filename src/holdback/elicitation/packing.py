@@ -12,7 +12,7 @@ import torch
 from holdback.elicitation.finetune import IGNORED, Example
 from holdback.models.passes import heeds_masks, lay_masks, read_logits, read_plainly
 
-_LEAST_WIDTH = 64
+_LEAST_WIDTH = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
