@@ -326,11 +326,17 @@ def _located(reference: str, folder: Path) -> str:
 
 
 def _locate_files(task: TaskPlan, folder: Path) -> TaskPlan:
-    """Make the paths of a task's questions, or of its code (`inspect:FILE.py@task`), absolute."""
+    """Make the paths of a task's files, or of its code (`inspect:FILE.py@task`), absolute."""
     file, (scheme, _, reference) = task.options.get("file"), task.kind.partition(":")
     options = task.options
     if isinstance(file, str):
         options = {**options, "file": str((folder / file).resolve())}
+    demonstrators = options.get("demonstrators")
+    if isinstance(demonstrators, dict):
+        located = {
+            name: str((folder / str(path)).resolve()) for name, path in demonstrators.items()
+        }
+        options = {**options, "demonstrators": located}
     kind = task.kind
     if scheme == "inspect" and ".py" in reference:
         kind = f"{scheme}:{(folder / reference).resolve()}"

@@ -45,6 +45,8 @@ class Decoding:
     """Only answers that the task allows (for chess: legal moves) may be generated."""
     votes: int = 1
     """Draws an answer is chosen from by majority; unusable ones do not vote."""
+    best_of: int = 1
+    """Draws of which one right answer is enough, by the task's own scorer; for text tasks."""
 
 
 class StopReason(StrEnum):

@@ -5,6 +5,7 @@ measurement  a capability with each cluster's contribution to its error: differe
 means        mean and slope, clustered
 intervals    proportions: Wilson, Clopper–Pearson
 paired       McNemar, required samples, smallest detectable difference, equivalence
+draws        pass@k
 flips        samples on which two conditions disagree: exact test, detectable difference
 elo          ratings by maximum likelihood, draws modelled, clustered by opening pair
 selection    choosing a rung, what choosing costs, Holm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,8 +13,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from holdback.errors import CheckpointError, ConfigError, UnknownNameError
-from holdback.models.protocol import Format, Generation, Model, Question, Request
+from holdback.errors import CheckpointError, ConfigError, InsufficientDataError, UnknownNameError
+from holdback.models.protocol import (
+    Decoding,
+    Format,
+    Generation,
+    Model,
+    Question,
+    Request,
+    StopReason,
+)
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
@@ -26,6 +35,7 @@ from holdback.tasks.task import (
     Split,
     encode_prompt,
 )
+from holdback.tasks.text.demonstrators import keep_unasked, read_demonstrated
 from holdback.tasks.text.items import LETTERS, Columns, Item, make_items
 from holdback.tasks.text.prompts import (
     Laid,
@@ -43,6 +53,7 @@ from holdback.tasks.text.scoring import (
     Scorer,
     choose_by_vote,
     choose_likeliest,
+    normalise,
     read_answer,
     score_generation,
 )
@@ -106,6 +117,8 @@ class TextTask:
     """What the chat format adds: which form the answer should have."""
     shots: int = 0
     """Examples before each question, drawn from `train`."""
+    demonstrators: Mapping[str, str] = field(default_factory=dict)
+    """Names to files of somebody else's answers, in the task's columns of question and answer."""
     stop: Sequence[str] | None = None
     """Where a generated answer ends; in the completion format at the end of its line if unsaid."""
     max_tokens: int = 32
@@ -126,6 +139,11 @@ class TextTask:
             )
         self._check_choices()
         self._check_pattern()
+        if taken := sorted(set(self.demonstrators) & set(DEMONSTRATORS)):
+            raise ConfigError(
+                f"{self.name}: the demonstrators {', '.join(DEMONSTRATORS)} are there already, got"
+                f" files for {', '.join(taken)}; name them otherwise"
+            )
         shares = [self.shares.get(str(split), 0.0) for split in Split]
         if set(self.shares) - set(Split) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
             raise ConfigError(
@@ -137,6 +155,11 @@ class TextTask:
     def access(self) -> str:
         """What it needs of a model: likelihoods, or only what it says."""
         return "samples" if self._generates else "logprobs"
+
+    @property
+    def takes_best_of(self) -> bool:
+        """Whether `decoding.best_of` is honoured: where answers are generated."""
+        return self._generates
 
     @property
     def chance(self) -> float | None:
@@ -162,11 +185,14 @@ class TextTask:
     @property
     def provenance(self) -> dict[str, str]:
         """What was asked: the file's digest, which is part of a run's identity."""
-        path = Path(self.file)
-        if not path.is_file():
-            return {}
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return {f"questions of {self.name}": f"{path.name}, SHA-256 {digest[:16]}"}
+        files = {f"questions of {self.name}": Path(self.file)}
+        for name, file in self.demonstrators.items():
+            files[f"demonstrations of {self.name} by {name}"] = Path(file)
+        return {
+            what: f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+            for what, path in files.items()
+            if path.is_file()
+        }
 
     def check_machine(self) -> None:
         """Read the questions before anything runs.
@@ -178,6 +204,8 @@ class TextTask:
             write_chat(laid, self._wording)
         if self.shots:
             self._draw_shots(0)
+        for name in self.demonstrators:
+            self.demonstrate(name, 1, np.random.default_rng(0))
 
     def check_samples(self, split: Split, samples: int) -> None:
         """Look whether a split has so many questions.
@@ -212,16 +240,12 @@ class TextTask:
         """Ask the questions that are missing in `done`.
 
         Raises:
-            ConfigError: for more samples than the split has questions, or for constrained decoding
-                of open questions.
+            ConfigError: for more samples than the split has questions, for constrained decoding of
+                open questions, or for the best of several likelihoods.
             CheckpointError: for a checkpoint that cannot be asked so.
         """
         self.check_samples(split, samples)
-        if model.decoding.constrained and not self.choices:
-            raise ConfigError(
-                f"task {self.name!r}: expected choices for constrained decoding, got open"
-                " questions; leave this rung out on this task (`tasks` of the rung)"
-            )
+        self._check_decoding(model.decoding)
         chosen = self._choose(split, samples=samples, seed=seed)
         kept = {laid.item.id for laid in chosen[:_KEPT_PROMPTS]}
         stored = {record.sample_id for record in done}
@@ -240,19 +264,27 @@ class TextTask:
     def demonstrate(
         self, demonstrator: str, n: int, rng: np.random.Generator
     ) -> list[Conversation]:
-        """Draw `n` questions of the `train` split with the demonstrator's answers.
+        """Draw `n` questions with the demonstrator's answers.
+
+        The questions are those of the `train` split, or those of the demonstrator's own file that
+        are not asked on another split.
 
         Raises:
-            UnknownNameError: for a demonstrator other than `correct` and `random`.
-            ConfigError: for more than the split has.
+            UnknownNameError: for a demonstrator other than `correct`, `random` and the task's.
+            ConfigError: for more than there are.
         """
-        if demonstrator not in DEMONSTRATORS:
-            raise UnknownNameError.among("demonstrator", demonstrator, DEMONSTRATORS)
-        items = self._in_split(Split.TRAIN)
+        known = [*DEMONSTRATORS, *self.demonstrators]
+        if demonstrator not in known:
+            raise UnknownNameError.among("demonstrator", demonstrator, known)
+        items = self._list_demonstrated(demonstrator)
         if n > len(items):
-            raise ConfigError(
-                f"{self.name}: split train of {self.file} has {len(items)} questions, got n={n}"
+            where = (
+                f"split train of {self.file} has {len(items)} questions"
+                if demonstrator in DEMONSTRATORS
+                else f"{self.demonstrators[demonstrator]} has {len(items)} questions that are not"
+                " asked on select or test"
             )
+            raise ConfigError(f"{self.name}: {where}, got n={n}")
         order = rng.permutation(len(items))[:n]
         chats = []
         for at in order:
@@ -263,10 +295,21 @@ class TextTask:
         return chats
 
     def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
-        """What the demonstrator would score on `test`; known for choices drawn at random."""
-        if demonstrator != RANDOM or not self.choices:
+        """What a demonstrator scores, in points; None where that is not known.
+
+        `random` is rated on `test`, by all answers that it may draw. One from a file is rated by
+        those of its questions that are the task's own, whatever their split.
+        """
+        if demonstrator == RANDOM:
+            rated = self._rate_random()
+        elif demonstrator in self.demonstrators:
+            rated = self._rate_demonstrated(demonstrator)
+        else:
             return None
-        return self._rate_guessing().estimate()
+        try:
+            return None if rated is None else rated.estimate()
+        except InsufficientDataError:
+            return None
 
     def measure(self, records: Sequence[SampleRecord]) -> Measurement:
         """Mean value over the samples that say something, clustered."""
@@ -294,7 +337,13 @@ class TextTask:
 
     @cached_property
     def _items(self) -> tuple[Item, ...]:
-        columns = Columns(
+        shares = {split: float(self.shares.get(str(split), 0.0)) for split in Split}
+        rows = read_rows(Path(self.file))
+        return tuple(make_items(rows, self._columns, shares=shares, split_seed=self.split_seed))
+
+    @property
+    def _columns(self) -> Columns:
+        return Columns(
             question=self.question,
             target=self.target,
             choices=self.choices
@@ -304,9 +353,20 @@ class TextTask:
             split=self.split,
             id=self.id,
         )
-        shares = {split: float(self.shares.get(str(split), 0.0)) for split in Split}
-        rows = read_rows(Path(self.file))
-        return tuple(make_items(rows, columns, shares=shares, split_seed=self.split_seed))
+
+    @cached_property
+    def _demonstrated(self) -> Mapping[str, tuple[Item, ...]]:
+        """Demonstrators to all that their files have."""
+        return {
+            name: read_demonstrated(Path(file), self._columns, self._items)
+            for name, file in self.demonstrators.items()
+        }
+
+    def _list_demonstrated(self, demonstrator: str) -> list[Item]:
+        """List what a demonstrator may show: nothing that is asked on `select` or `test`."""
+        if demonstrator in DEMONSTRATORS:
+            return self._in_split(Split.TRAIN)
+        return keep_unasked(self._demonstrated[demonstrator], self._items)
 
     def _in_split(self, split: Split) -> list[Item]:
         return [item for item in self._items if item.split is split]
@@ -331,10 +391,10 @@ class TextTask:
     ) -> str:
         if laid.item.choices and self.scorer == Scorer.CHOICE:
             random = int(rng.integers(len(laid.order)))
-            at = laid.right if demonstrator == CORRECT else random
+            at = random if demonstrator == RANDOM else laid.right
             return write_answers(laid, self._wording)[at]
         other = items[int(rng.integers(len(items)))]
-        return (laid.item if demonstrator == CORRECT else other).targets[0]
+        return (other if demonstrator == RANDOM else laid.item).targets[0]
 
     def _preview(self, model: Model, laid: Laid, shots: Sequence[Conversation]) -> Prompt:
         text = render_prompt(model, laid, self._wording, shots=shots)
@@ -349,7 +409,7 @@ class TextTask:
             else tuple(_continue(model, text, answer) for answer in answers),
             max_tokens=self.max_tokens if self._generates else sum(map(len, encoded)),
             # An endpoint reads the prompt again for each choice.
-            most_sent=model.decoding.votes if self._generates else max(1, len(answers)),
+            most_sent=_count_draws(model.decoding) if self._generates else max(1, len(answers)),
         )
 
     def _score(
@@ -380,8 +440,8 @@ class TextTask:
     def _generate(
         self, model: Any, batch: Sequence[Laid], prompts: Sequence[str], seed: int
     ) -> list[tuple[Score, dict[str, Any]]]:
-        """Let the model answer in words, as often as there are votes."""
-        votes = model.decoding.votes
+        """Let the model answer in words, as often as there are votes or draws to choose from."""
+        draws = _count_draws(model.decoding)
         stop = self.stop
         if stop is None:
             stop = ("\n",) if model.presentation.format is Format.COMPLETION else ()
@@ -389,45 +449,57 @@ class TextTask:
             Request(
                 prompt=prompt,
                 max_tokens=self.max_tokens,
-                seed=(seed, _DRAWS, laid.item.number, vote),
+                seed=(seed, _DRAWS, laid.item.number, draw),
                 stop=tuple(stop),
             )
             for laid, prompt in zip(batch, prompts, strict=True)
-            for vote in range(votes)
+            for draw in range(draws)
         ]
         _check_ability(model, "generate")
         generations = model.generate(requests)
         found = []
         for index, laid in enumerate(batch):
-            drawn = generations[index * votes : (index + 1) * votes]
-            found.append(self._vote(laid, drawn, model.presentation.prefill))
+            drawn = generations[index * draws : (index + 1) * draws]
+            judge = self._pick if model.decoding.best_of > 1 else self._vote
+            found.append(judge(laid, drawn, model.presentation.prefill))
         return found
 
     def _vote(
         self, laid: Laid, drawn: Sequence[Generation], prefill: str
     ) -> tuple[Score, dict[str, Any]]:
-        scorer = Scorer(self.scorer)
-        letters = LETTERS[: len(laid.order)]
-        read = [
-            # A pattern may span what the answer was begun with.
-            read_answer(
-                join_answer(prefill, generation.text.lstrip())
-                if scorer is Scorer.PATTERN and prefill
-                else generation.text,
-                scorer,
-                pattern=self.pattern,
-                letters=letters,
-            )
-            for generation in drawn
-        ]
+        """Score the draw whose answer is the most frequent."""
+        read = [self._read(laid, generation, prefill) for generation in drawn]
         at = choose_by_vote(read)
-        targets: tuple[str, ...] = laid.item.targets
-        if self._wording.lettered:
-            targets = (letters[laid.right],)
-        facts = {"stop_reason": str(drawn[at].stop_reason), "tokens": drawn[at].tokens}
+        facts = _describe(drawn[at])
         if len(drawn) > 1:
             facts["votes"] = read
-        return score_generation(drawn[at], read[at], targets, scorer), facts
+        return self._judge(laid, drawn[at], read[at]), facts
+
+    def _pick(
+        self, laid: Laid, drawn: Sequence[Generation], prefill: str
+    ) -> tuple[Score, dict[str, Any]]:
+        """Score the first draw that is right; where none is, the most frequent."""
+        read = [self._read(laid, generation, prefill) for generation in drawn]
+        scores = [self._judge(laid, *pair) for pair in zip(drawn, read, strict=True)]
+        right = [at for at, score in enumerate(scores) if score.value == RIGHT]
+        at = right[0] if right else choose_by_vote(read)
+        return scores[at], {**_describe(drawn[at]), "draws": len(drawn), "right": len(right)}
+
+    def _read(self, laid: Laid, generation: Generation, prefill: str) -> str | None:
+        scorer = Scorer(self.scorer)
+        # A pattern may span what the answer was begun with.
+        spans = scorer is Scorer.PATTERN and prefill
+        return read_answer(
+            join_answer(prefill, generation.text.lstrip()) if spans else generation.text,
+            scorer,
+            pattern=self.pattern,
+            letters=LETTERS[: len(laid.order)],
+        )
+
+    def _judge(self, laid: Laid, generation: Generation, answer: str | None) -> Score:
+        lettered = self._wording.lettered
+        targets = (LETTERS[laid.right],) if lettered else laid.item.targets
+        return score_generation(generation, answer, targets, Scorer(self.scorer))
 
     def _record(self, laid: Laid, score: Score, facts: Mapping[str, Any]) -> SampleRecord:
         shown: dict[str, Any] = {"target": list(laid.item.targets)}
@@ -451,6 +523,73 @@ class TextTask:
             [item.cluster for item in items],
             support=(NOT_RIGHT, RIGHT),
         )
+
+    def _rate_random(self) -> Measurement | None:
+        """Rate what `random` may answer, all of it, and so without its luck."""
+        if self.choices and self.scorer == Scorer.CHOICE:
+            return self._rate_guessing()
+        if self.scorer == Scorer.INCLUDES:
+            return None
+        scorer, train = Scorer(self.scorer), self._in_split(Split.TRAIN)
+        read = [read_answer(item.targets[0], scorer, pattern=self.pattern) for item in train]
+        said = Counter(normalise(answer) for answer in read if answer is not None)
+        items = self._in_split(Split.TEST)
+        if not train or not items:
+            return None
+        return clustered_mean(
+            [
+                RIGHT
+                * sum(said[target] for target in set(map(normalise, item.targets)))
+                / len(train)
+                for item in items
+            ],
+            [item.cluster for item in items],
+            support=(NOT_RIGHT, RIGHT),
+        )
+
+    def _rate_demonstrated(self, demonstrator: str) -> Measurement | None:
+        own = {item.question.strip(): item for item in self._items}
+        pairs = [
+            (own[item.question.strip()], item)
+            for item in self._demonstrated[demonstrator]
+            if item.question.strip() in own
+        ]
+        if not pairs:
+            return None
+        return clustered_mean(
+            [self._rate_answer(item, said) for item, said in pairs],
+            [item.cluster for item, _ in pairs],
+            support=(NOT_RIGHT, RIGHT),
+        )
+
+    def _rate_answer(self, item: Item, said: Item) -> float:
+        """Score what a demonstrator said to one of the task's questions."""
+        if item.choices and self.scorer == Scorer.CHOICE:
+            return RIGHT if said.targets[0] in item.targets else NOT_RIGHT
+        answer = Generation(
+            text=said.targets[0], logprobs=(), stop_reason=StopReason.STOP, tokens=0
+        )
+        laid = self._lay(item, 0)
+        return self._judge(laid, answer, self._read(laid, answer, "")).value or NOT_RIGHT
+
+    def _check_decoding(self, decoding: Decoding) -> None:
+        """Refuse what this task would not do, which would go unnoticed."""
+        if decoding.constrained and not self.choices:
+            raise ConfigError(
+                f"task {self.name!r}: expected choices for constrained decoding, got open"
+                " questions; leave this rung out on this task (`tasks` of the rung)"
+            )
+        if decoding.best_of > 1 and (decoding.constrained or not self._generates):
+            raise ConfigError(
+                f"task {self.name!r}: expected generated answers for the best of"
+                f" {decoding.best_of}, got likelihoods that are compared; leave this rung out on"
+                " this task (`tasks` of the rung)"
+            )
+        if decoding.best_of > 1 and decoding.votes > 1:
+            raise ConfigError(
+                f"task {self.name!r}: expected the best of several draws or a vote on them, got"
+                f" best_of={decoding.best_of} and votes={decoding.votes}; use one of the two"
+            )
 
     def _check_word(self, option: str, word: str, known: Sequence[str]) -> None:
         if word not in known:
@@ -486,6 +625,14 @@ class TextTask:
             raise ConfigError(
                 f"{self.name}: expected a regular expression, got {self.pattern!r}: {error}"
             ) from error
+
+
+def _count_draws(decoding: Decoding) -> int:
+    return max(decoding.votes, decoding.best_of)
+
+
+def _describe(generation: Generation) -> dict[str, Any]:
+    return {"stop_reason": str(generation.stop_reason), "tokens": generation.tokens}
 
 
 def _continue(model: Model, prompt: str, answer: str) -> str:
