@@ -9,5 +9,8 @@ draws        pass@k
 flips        samples on which two conditions disagree: exact test, detectable difference
 elo          ratings by maximum likelihood, draws modelled, clustered by opening pair
 selection    choosing a rung, what choosing costs, Holm
+sequential   looks while data come in: levels at which an audit may stop
 signatures   black-box signs of a player who throws games
+signs        black-box signs of a solver who gets questions wrong on purpose
+detection    how well a detector tells positives from negatives: rates, AUROC, quantiles
 """
