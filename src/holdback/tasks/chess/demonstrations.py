@@ -19,6 +19,7 @@ import numpy as np
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, Rules, play_engines
+from holdback.tasks.chess.notations import WORDS, Notation
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
 from holdback.tasks.chess.prompts import write_messages
@@ -35,7 +36,11 @@ _FILE = "demonstrations.tsv.xz"
 
 
 def draw_games(
-    setup: Setup, demonstrator: str, n: int, rng: np.random.Generator
+    setup: Setup,
+    demonstrator: str,
+    n: int,
+    rng: np.random.Generator,
+    notation: Notation = WORDS,
 ) -> list[Conversation]:
     """Draw `n` distinct games, each as the chats in which the demonstrator is the assistant.
 
@@ -49,16 +54,19 @@ def draw_games(
     if n > len(games):
         raise ConfigError(f"chess demonstrations: {len(games)} games are shipped, got n={n}")
     chosen = rng.choice(len(games), size=n, replace=False)
-    return [chat for at in chosen for chat in write_chats(*games[int(at)])]
+    return [chat for at in chosen for chat in write_chats(*games[int(at)], notation)]
 
 
-def write_chats(fen: str, colour: chess.Color, moves: list[str]) -> list[Conversation]:
+def write_chats(
+    fen: str, colour: chess.Color, moves: list[str], notation: Notation = WORDS
+) -> list[Conversation]:
     """Write a game from an opening as the chats in which a model would have played it.
 
     Args:
         fen: The opening.
         colour: The assistant's.
         moves: All moves in coordinate notation.
+        notation: Of the chats.
 
     Returns:
         One chat for each of the assistant's moves.
@@ -70,7 +78,7 @@ def write_chats(fen: str, colour: chess.Color, moves: list[str]) -> list[Convers
     for uci in moves:
         move = board.parse_uci(uci)
         if board.turn == colour:
-            chats.append(write_messages(board, answer=move))
+            chats.append(write_messages(board, answer=move, notation=notation))
         board.push(move)
     return chats
 

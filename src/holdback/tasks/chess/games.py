@@ -17,10 +17,11 @@ from holdback.statistics.measurement import Measurement
 from holdback.tasks.chess.demonstrations import DEMONSTRATORS, draw_games
 from holdback.tasks.chess.engine import EnginePool, find_stockfish, read_version
 from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, iterate_games
-from holdback.tasks.chess.notation import MAX_MOVE_WORDS, require_chess, write_san
+from holdback.tasks.chess.notation import require_chess, write_san
+from holdback.tasks.chess.notations import get_notation
 from holdback.tasks.chess.openings import Opening, read_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent, read_ratings
-from holdback.tasks.chess.prompts import render_prompt
+from holdback.tasks.chess.prompts import choose_notation, render_prompt
 from holdback.tasks.chess.setup import get_setup
 from holdback.tasks.task import (
     FORFEITS,
@@ -80,8 +81,11 @@ class ChessGames:
     evaluation_nodes: int | None = 100
     """Nodes for the win probabilities stored with a game on `test`; None leaves them out. Games on
     `select` only choose a rung, and go twice as fast without."""
-    max_tokens: int = MAX_MOVE_WORDS
-    """Longest answer. Two words are two tokens in the chess lineage's own tokenizer."""
+    notation: str = "words"
+    """Of prompts and answers: `words`, the shipped lineage's own, or `san`."""
+    max_tokens: int | None = None
+    """Longest answer; what the notation takes by default. Two words are two tokens in the chess
+    lineage's own tokenizer."""
     processes: int | None = None
     """Engines; as many as there are cores by default. No result depends on it."""
 
@@ -95,9 +99,12 @@ class ChessGames:
             raise ConfigError(
                 f"{self.name}: pairing must be 'adaptive' or 'spread', got {self.pairing!r}"
             )
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"{self.name}: max_tokens must be at least 1, got {self.max_tokens}")
         if not self.opponents:
             raise ConfigError(f"{self.name}: expected at least one opponent, got none")
         get_setup(self.setup)
+        get_notation(self.notation)
         for name in self.opponents:
             get_opponent(name)
         # A bad number shows here, not in the middle of a run.
@@ -121,7 +128,8 @@ class ChessGames:
             f" both colours; engines limited by nodes; after {self.max_plies} plies"
             f" {self.rules.name}: a win for a side whose win probability by Stockfish at"
             f" {self.adjudication_nodes} nodes is at least {self.adjudication_threshold:.0%}, else"
-            " a draw. Illegal and unreadable answers lose and are counted apart."
+            f" a draw. Moves are asked for in {get_notation(self.notation).title}. Illegal and"
+            " unreadable answers lose and are counted apart."
         )
 
     @property
@@ -190,6 +198,7 @@ class ChessGames:
                     evaluation_nodes=nodes,
                     rows=self.rows,
                     max_tokens=self.max_tokens,
+                    notation=get_notation(self.notation),
                 )
                 for at, game in played:
                     record = self._record(model, missing[at], game, nodes)
@@ -205,15 +214,16 @@ class ChessGames:
         import chess
 
         turns = (self.max_plies + 1) // 2
+        notation = choose_notation(model, get_notation(self.notation))
         prompts = []
         for opening in self._order_openings(split, samples, seed)[: (samples + 1) // 2]:
-            text = render_prompt(model, chess.Board(opening.fen))
+            text = render_prompt(model, chess.Board(opening.fen), notation)
             prompts.append(
                 Prompt(
                     sample_id=f"{split}-{opening.number:04d}-w",
                     text=text,
                     token_ids=encode_prompt(model, text),
-                    max_tokens=self.max_tokens,
+                    max_tokens=self.max_tokens or notation.count_tokens(model.presentation.format),
                     most_sent=turns * model.decoding.tries * model.decoding.votes,
                 )
             )
@@ -242,7 +252,7 @@ class ChessGames:
         self, demonstrator: str, n: int, rng: np.random.Generator
     ) -> list[Conversation]:
         """Draw `n` shipped games that `strong` or `weak` played from `train` openings."""
-        return draw_games(get_setup(self.setup), demonstrator, n, rng)
+        return draw_games(get_setup(self.setup), demonstrator, n, rng, get_notation(self.notation))
 
     def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
         """Rating of the opponent that plays the demonstrator's moves; None if there is none."""

@@ -17,9 +17,9 @@ import numpy as np
 from holdback.errors import ConfigError, EngineError, HoldbackError
 from holdback.models.protocol import Model
 from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_position
-from holdback.tasks.chess.notation import MAX_MOVE_WORDS
+from holdback.tasks.chess.notations import WORDS, Notation
 from holdback.tasks.chess.opponents import Opponent, get_opponent
-from holdback.tasks.chess.prompts import draw_moves, render_prompt
+from holdback.tasks.chess.prompts import choose_notation, draw_moves, render_prompt
 
 if TYPE_CHECKING:
     import chess
@@ -123,7 +123,8 @@ def play_games(
     rules: Rules | None = None,
     evaluation_nodes: int | None = 100,
     rows: int = 64,
-    max_tokens: int = MAX_MOVE_WORDS,
+    max_tokens: int | None = None,
+    notation: Notation = WORDS,
 ) -> list[PlayedGame]:
     """Let the model play all pairings, `rows` games at a time, as its presentation says.
 
@@ -139,7 +140,8 @@ def play_games(
         evaluation_nodes: Nodes for the win probability before and after each of the model's
             moves; None to leave it out.
         rows: Games in a batch.
-        max_tokens: Longest answer; the chess lineage needs 2.
+        max_tokens: Longest answer; what the notation takes by default.
+        notation: Of prompts and answers.
     """
     games = iterate_games(
         model,
@@ -149,6 +151,7 @@ def play_games(
         evaluation_nodes=evaluation_nodes,
         rows=rows,
         max_tokens=max_tokens,
+        notation=notation,
     )
     return [game for _, game in games]
 
@@ -161,7 +164,8 @@ def iterate_games(
     rules: Rules | None = None,
     evaluation_nodes: int | None = 100,
     rows: int = 64,
-    max_tokens: int = MAX_MOVE_WORDS,
+    max_tokens: int | None = None,
+    notation: Notation = WORDS,
 ) -> Iterator[tuple[int, PlayedGame]]:
     """Play as `play_games` does, batch by batch; yields each game with its pairing's index.
 
@@ -169,7 +173,7 @@ def iterate_games(
     then come first and the error after them.
     """
     stand_in = get_opponent(PREFIX_PLAYER)
-    table = _Table(model, pool, rules or Rules(), evaluation_nodes, max_tokens)
+    table = _Table(model, pool, rules or Rules(), evaluation_nodes, max_tokens, notation)
     for start in range(0, len(pairings), rows):
         games = [
             _Game(pairing, stand_in, model.presentation.prefix_plies)
@@ -187,7 +191,7 @@ def play_engines(
     rules: Rules | None = None,
 ) -> list[PlayedGame]:
     """Let engines play in the model's place, one of `players` a pairing."""
-    table = _Table(None, pool, rules or Rules(), None, 0)
+    table = _Table(None, pool, rules or Rules(), None)
     games = [
         _Game(pairing, player, None) for player, pairing in zip(players, pairings, strict=True)
     ]
@@ -275,13 +279,15 @@ class _Table:
         pool: EnginePool,
         rules: Rules,
         evaluation_nodes: int | None,
-        max_tokens: int,
+        max_tokens: int | None = None,
+        notation: Notation = WORDS,
     ) -> None:
         self.model = model
         self.pool = pool
         self.rules = rules
         self.evaluation_nodes = evaluation_nodes
         self.max_tokens = max_tokens
+        self.notation = notation
         self.requests: list[_Request] = []
 
     def play(self, games: Sequence[_Game]) -> Iterator[tuple[int, PlayedGame]]:
@@ -324,14 +330,18 @@ class _Table:
     def _move_model(self, games: Sequence[_Game]) -> None:
         if self.model is None:
             raise ValueError("no model is at the table")
-        prompts = [render_prompt(self.model, game.board) for game in games]
+        notation = choose_notation(self.model, self.notation)
+        asked_in = self.model.presentation.format
+        prompts = [render_prompt(self.model, game.board, notation) for game in games]
         sessions = self.model.open_sessions(prompts)
         answers = draw_moves(
             sessions,
             [game.board for game in games],
             decoding=self.model.decoding,
-            max_tokens=self.max_tokens,
+            max_tokens=self.max_tokens or notation.count_tokens(asked_in),
             rngs=[game.model_rng for game in games],
+            notation=notation,
+            format=asked_in,
         )
         for game, prompt, answer in zip(games, prompts, answers, strict=True):
             if answer.error:

@@ -21,10 +21,11 @@ from holdback.statistics.measurement import Measurement
 from holdback.tasks.chess.demonstrations import DEMONSTRATORS, draw_games
 from holdback.tasks.chess.engine import ALL_MOVES, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.match import Pairing, play_engines
-from holdback.tasks.chess.notation import MAX_MOVE_WORDS, require_chess
+from holdback.tasks.chess.notation import require_chess
+from holdback.tasks.chess.notations import get_notation
 from holdback.tasks.chess.openings import make_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
-from holdback.tasks.chess.prompts import Answer, draw_moves, render_prompt
+from holdback.tasks.chess.prompts import Answer, choose_notation, draw_moves, render_prompt
 from holdback.tasks.chess.setup import Setup, get_setup
 from holdback.tasks.task import (
     KEPT_PROMPTS,
@@ -91,16 +92,20 @@ class ChessPositions:
     margin: float = 3.0
     rows: int = 64
     """Positions in a batch."""
-    max_tokens: int = MAX_MOVE_WORDS
-    """Longest answer. Two words are two tokens in the chess lineage's own tokenizer."""
+    notation: str = "words"
+    """Of prompts and answers: `words`, the shipped lineage's own, or `san`."""
+    max_tokens: int | None = None
+    """Longest answer; what the notation takes by default. Two words are two tokens in the chess
+    lineage's own tokenizer."""
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.max_tokens < 1:
+        if self.rows < 1 or (self.max_tokens is not None and self.max_tokens < 1):
             raise ConfigError(
                 f"{self.name}: rows and max_tokens must be at least 1, got {self.rows} and"
                 f" {self.max_tokens}"
             )
         get_setup(self.setup)
+        get_notation(self.notation)
 
     @property
     def chance(self) -> float | None:
@@ -114,7 +119,8 @@ class ChessPositions:
         return (
             "One move in each position; 100 less the points of win probability lost against the"
             f" best move, by {facts['engine']} at {facts['nodes_a_move']} nodes a legal move."
-            " Illegal and unreadable answers lose all of it and are counted apart."
+            f" Moves are asked for in {get_notation(self.notation).title}. Illegal and unreadable"
+            " answers lose all of it and are counted apart."
         )
 
     @property
@@ -159,6 +165,8 @@ class ChessPositions:
         """
         import chess
 
+        notation = choose_notation(model, get_notation(self.notation))
+        asked_in = model.presentation.format
         chosen = self._choose(split, samples, seed)
         kept = {position.number for position in chosen[:KEPT_PROMPTS]}
         stored = {record.sample_id for record in done}
@@ -166,13 +174,15 @@ class ChessPositions:
         for start in range(0, len(missing), self.rows):
             batch = missing[start : start + self.rows]
             boards = [chess.Board(position.fen) for position in batch]
-            prompts = [render_prompt(model, board) for board in boards]
+            prompts = [render_prompt(model, board, notation) for board in boards]
             answers = draw_moves(
                 model.open_sessions(prompts),
                 boards,
                 decoding=model.decoding,
-                max_tokens=self.max_tokens,
+                max_tokens=self.max_tokens or notation.count_tokens(asked_in),
                 rngs=[np.random.default_rng((seed, 2, position.number)) for position in batch],
+                notation=notation,
+                format=asked_in,
             )
             for position, prompt, answer in zip(batch, prompts, answers, strict=True):
                 asked = keep_prompt(model, prompt) if position.number in kept else {}
@@ -182,15 +192,16 @@ class ChessPositions:
         """Render what `run` would ask."""
         import chess
 
+        notation = choose_notation(model, get_notation(self.notation))
         prompts = []
         for position in self._choose(split, samples, seed):
-            text = render_prompt(model, chess.Board(position.fen))
+            text = render_prompt(model, chess.Board(position.fen), notation)
             prompts.append(
                 Prompt(
                     sample_id=_name(split, position),
                     text=text,
                     token_ids=encode_prompt(model, text),
-                    max_tokens=self.max_tokens,
+                    max_tokens=self.max_tokens or notation.count_tokens(model.presentation.format),
                     most_sent=model.decoding.tries * model.decoding.votes,
                 )
             )
@@ -209,7 +220,7 @@ class ChessPositions:
         self, demonstrator: str, n: int, rng: np.random.Generator
     ) -> list[Conversation]:
         """Draw `n` shipped games that `strong` or `weak` played from `train` openings."""
-        return draw_games(get_setup(self.setup), demonstrator, n, rng)
+        return draw_games(get_setup(self.setup), demonstrator, n, rng, get_notation(self.notation))
 
     def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
         """What the demonstrator would score on `test`, where that is known: for random moves.

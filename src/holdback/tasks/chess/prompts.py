@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from holdback.models.protocol import Decoding, Format, Model, Output, Sessions, StopReason
-from holdback.tasks.chess.notation import (
-    MAX_MOVE_WORDS,
-    is_playable,
-    read_move,
-    write_header,
-    write_move,
-    write_position,
-)
+from holdback.tasks.chess.notations import WORDS, Notation
 from holdback.tasks.task import Conversation, Outcome
+from holdback.tasks.text.prompts import begin_text
+from holdback.tasks.text.scoring import is_refusal
 
 if TYPE_CHECKING:
     import chess
@@ -33,7 +28,12 @@ class ReadsBoards(Protocol):
         ...
 
 
-def render_prompt(model: Model, board: chess.Board) -> str:
+def choose_notation(model: Model, notation: Notation) -> Notation:
+    """Choose what a player's answers are read in: a board reader's are in words, always."""
+    return WORDS if isinstance(model, ReadsBoards) else notation
+
+
+def render_prompt(model: Model, board: chess.Board, notation: Notation = WORDS) -> str:
     """Render what asks `model` for a move of `board`, as its presentation says.
 
     The whole position is given each time: what is measured here is how well a model plays, not how
@@ -43,16 +43,18 @@ def render_prompt(model: Model, board: chess.Board) -> str:
         return model.render_board(board)
     presentation = model.presentation
     if presentation.format is Format.CHAT:
-        messages = write_messages(board, presentation.instruction)
+        messages = write_messages(board, presentation.instruction, notation=notation)
         return model.render_chat(messages, answer_next=True)
-    header = dict(presentation.header)
-    if "elo" in header:
-        header["WhiteElo"] = header.pop("elo")
-    return " ".join(["<bos>", *write_header(header).split(), write_position(board)])
+    record = notation.write_record(board, presentation.header)
+    return f"<bos> {record}" if notation is WORDS else f"{begin_text(model)}{record}"
 
 
 def write_messages(
-    board: chess.Board, instruction: str | None = None, *, answer: chess.Move | None = None
+    board: chess.Board,
+    instruction: str | None = None,
+    *,
+    answer: chess.Move | None = None,
+    notation: Notation = WORDS,
 ) -> Conversation:
     """Write a turn as a chat: the user gives the position that the opponent's move has led to.
 
@@ -60,11 +62,13 @@ def write_messages(
         board: Position with the assistant to move.
         instruction: System message, if any.
         answer: The assistant's move, if it has been made.
+        notation: Of the position and the move.
     """
     messages = [] if instruction is None else [{"role": "system", "content": instruction}]
-    messages.append({"role": "user", "content": write_position(board)})
+    messages.append({"role": "user", "content": notation.write_question(board)})
     if answer is not None:
-        messages.append({"role": "assistant", "content": write_move(board, answer)})
+        written = notation.write_answer(board, answer, Format.CHAT)
+        messages.append({"role": "assistant", "content": written})
     return tuple(messages)
 
 
@@ -80,6 +84,8 @@ class Answer:
     logprob: float
     """Of the draw in `text`, in nats at temperature 1; NaN where a provider keeps it."""
     stop_reason: StopReason = StopReason.STOP
+    named: bool = False
+    """Whether a draw that could not be played named a move all the same, of another position."""
     error: str = ""
     """Why nothing was answered, where that is no doing of the player's."""
 
@@ -88,10 +94,9 @@ class Answer:
         """Why nothing could be played: the last draw was another position's move, or no move."""
         if self.error:
             return Outcome.ERRORED
-        if self.stop_reason is StopReason.REFUSED:
+        if self.stop_reason is StopReason.REFUSED or is_refusal(self.text):
             return Outcome.REFUSED
-        # Whose move it would be makes no difference to whether it is one.
-        if read_move(self.text, True) is not None:
+        if self.named:
             return Outcome.ILLEGAL
         return Outcome.TRUNCATED if self.stop_reason is StopReason.LENGTH else Outcome.UNPARSED
 
@@ -103,6 +108,8 @@ def draw_moves(
     decoding: Decoding,
     max_tokens: int,
     rngs: Sequence[np.random.Generator],
+    notation: Notation = WORDS,
+    format: Format = Format.CHAT,
 ) -> list[Answer]:
     """Ask for a legal move of each board, as often as `decoding.tries` allows.
 
@@ -115,9 +122,13 @@ def draw_moves(
         decoding: Tries, votes, temperature, and whether only legal moves may be generated.
         max_tokens: Longest answer.
         rngs: One generator a board.
+        notation: In which the answers are read.
+        format: In which the prompts were rendered.
     """
     allowed = [
-        [write_move(board, move) for move in board.legal_moves] if decoding.constrained else []
+        [notation.write_answer(board, move, format) for move in board.legal_moves]
+        if decoding.constrained
+        else []
         for board in boards
     ]
     answers: dict[int, Answer] = {}
@@ -135,17 +146,16 @@ def draw_moves(
         for i, output in zip(entries, outputs, strict=True):
             draws[i].append(output)
         for i in unanswered:
-            answers[i] = _choose(draws[i], boards[i], tries)
+            answers[i] = _choose(draws[i], boards[i], tries, notation)
         unanswered = [i for i in unanswered if answers[i].move is None]
         if not unanswered:
             break
     return [answers[i] for i in range(len(boards))]
 
 
-def _choose(draws: Sequence[Output], board: chess.Board, tries: int) -> Answer:
-    legal = {_first_words(draw.text): draw for draw in reversed(draws)}
-    legal = {words: draw for words, draw in legal.items() if is_playable(board, words)}
-    votes = Counter(words for draw in draws if (words := _first_words(draw.text)) in legal)
+def _choose(draws: Sequence[Output], board: chess.Board, tries: int, notation: Notation) -> Answer:
+    read = [notation.find_move(board, draw.text) for draw in draws]
+    votes = Counter(move for move in read if move is not None)
     if not votes:
         last = draws[-1]
         return Answer(
@@ -154,16 +164,9 @@ def _choose(draws: Sequence[Output], board: chess.Board, tries: int) -> Answer:
             tries=tries,
             logprob=last.logprob,
             stop_reason=last.stop_reason,
+            named=notation.names_move(last.text),
             error=last.error,
         )
-    words = votes.most_common(1)[0][0]
-    return Answer(
-        text=words,
-        move=read_move(words, board.turn),
-        tries=tries,
-        logprob=legal[words].logprob,
-    )
-
-
-def _first_words(text: str) -> str:
-    return " ".join(text.split()[:MAX_MOVE_WORDS])
+    move = votes.most_common(1)[0][0]
+    chosen = draws[read.index(move)]
+    return Answer(text=chosen.text, move=move, tries=tries, logprob=chosen.logprob)
