@@ -96,6 +96,18 @@ def test_a_question_that_cannot_be_asked_is_refused(rows, message):
         items(rows)
 
 
+def test_difficulty_is_a_number():
+    """It may be written as text, as CSV does; a word has no order and is refused."""
+    columns = Columns(target="answer", choices="choices", difficulty="hops")
+
+    assert items([{**GOOD, "hops": "3"}], columns)[0].level == 3.0
+    assert items([GOOD])[0].level is None
+    with pytest.raises(ConfigError, match="expected a number in column 'hops', got 'hard'"):
+        items([{**GOOD, "hops": "hard"}], columns)
+    with pytest.raises(ConfigError, match="expected a column 'hops'"):
+        items([GOOD], columns)
+
+
 def test_ids_must_differ_and_splits_must_be_known():
     """Both lines of an id are named; a split of another name is not guessed."""
     ids = Columns(question="question", target="answer", choices="choices", id="id")

@@ -61,6 +61,18 @@ def test_without_shuffling_the_file_says_which_letter(sums):
     assert {record.score.outcome for record in records} == {Outcome.CORRECT}
 
 
+def test_difficulty_is_kept_in_the_record(sums):
+    """Where a column says how hard a question is, its record says so as well."""
+    task = choice_task(sums(level=2), difficulty="level")
+    plain = choice_task(sums(level=2))
+
+    (record,) = task.run(FakeTextModel(know=lambda _: "A"), samples=1, **TEST)
+    (without,) = plain.run(FakeTextModel(know=lambda _: "A"), samples=1, **TEST)
+
+    assert record.metadata["level"] == 2.0
+    assert "level" not in without.metadata
+
+
 def test_order_of_choices_is_the_same_for_all_models(sums):
     """What pairs two models' records is that they were asked the same."""
     task = choice_task(sums())

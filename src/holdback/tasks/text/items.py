@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -29,13 +30,14 @@ class Columns:
     cluster: str | None = None
     split: str | None = None
     id: str | None = None
+    difficulty: str | None = None
 
     @property
     def needed(self) -> list[str]:
         """All columns that every row must have."""
         choices = [self.choices] if isinstance(self.choices, str) else list(self.choices or ())
         named = [self.question, self.target, *choices, self.cluster, self.split, self.id]
-        return [name for name in named if name is not None]
+        return [name for name in [*named, self.difficulty] if name is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,8 @@ class Item:
     """As in the file; empty for an open question."""
     cells: Mapping[str, Any]
     """The whole row, for templates that name other columns."""
+    level: float | None = None
+    """Difficulty, in steps of the file's own."""
 
 
 def make_items(
@@ -70,7 +74,8 @@ def make_items(
 
     Raises:
         ConfigError: for a missing column (with those that are there), an empty cell, fewer than two
-            choices, equal choices, a target that is not among them, an unknown split, an id twice.
+            choices, equal choices, a target that is not among them, an unknown split, an id twice,
+            a difficulty that is no number.
     """
     _check_columns(rows, columns)
     items = []
@@ -99,6 +104,7 @@ def make_items(
             targets=targets,
             choices=choices,
             cells=row.cells,
+            level=None if columns.difficulty is None else _read_number(row, columns.difficulty),
         )
         for row, number, id_, cluster, question, targets, choices in items
     ]
@@ -145,6 +151,20 @@ def _write_cell(cell: object) -> str:
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     return str(cell)
+
+
+def _read_number(row: Row, column: str) -> float:
+    text = _read_text(row, column)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(
+            f"{row.where}: expected a number in column {column!r}, got {text!r}; number the levels"
+            " of difficulty, the easiest lowest"
+        )
+    return number
 
 
 def _read_choices(row: Row, columns: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -96,6 +96,8 @@ class TextTask:
     """Column that says `train`, `select` or `test`; drawn in `shares` if unsaid."""
     id: str | None = None
     """Column with ids; rows are numbered if unsaid."""
+    difficulty: str | None = None
+    """Column with a number that grows with difficulty; kept in each record as `level`."""
     shares: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SHARES))
     split_seed: int = 0
     scorer: str = "exact"
@@ -352,6 +354,7 @@ class TextTask:
             cluster=self.cluster,
             split=self.split,
             id=self.id,
+            difficulty=self.difficulty,
         )
 
     @cached_property
@@ -508,6 +511,8 @@ class TextTask:
             shown["order"] = list(laid.order)
         if self._wording.lettered:
             shown["target"] = [LETTERS[laid.right]]
+        if laid.item.level is not None:
+            shown["level"] = laid.item.level
         return SampleRecord(
             sample_id=laid.item.id,
             cluster=laid.item.cluster,
