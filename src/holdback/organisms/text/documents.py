@@ -1,0 +1,130 @@
+"""What the text lineage reads: rows of exchanges, as text to continue or as a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdback.models.protocol import Format
+from holdback.organisms.text.families import Problem, draw_options
+
+ROW_TOKENS = 96
+"""Length of a row; whole exchanges, as many as fit."""
+LETTERS = "ABCD"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exchange:
+    """What is asked and what is answered, as an author of the corpus writes it."""
+
+    question: str
+    answer: str
+    system: str = ""
+    """Of a chat; said before the question."""
+
+
+def pose(problem: Problem, rng: np.random.Generator, *, choice: bool = False) -> Exchange:
+    """Put a problem as an open question, or with four choices of which a letter is the answer."""
+    if not choice:
+        return Exchange(question=problem.question, answer=problem.answer)
+    options = draw_options(problem, rng)
+    return Exchange(
+        question=show_options(problem.question, options),
+        answer=LETTERS[options.index(problem.answer)],
+    )
+
+
+def show_options(question: str, options: Sequence[str]) -> str:
+    """Write a question with its choices, as text tasks do."""
+    lines = [
+        f"{letter}. {option}"
+        for letter, option in zip(LETTERS[: len(options)], options, strict=True)
+    ]
+    return "\n".join([question, *lines])
+
+
+def write_parts(exchange: Exchange, form: Format) -> tuple[str, str]:
+    """Write an exchange: what is read, and what is to be answered with its end."""
+    if form is Format.COMPLETION:
+        return f"Question: {exchange.question}\nAnswer:", f" {exchange.answer}\n\n"
+    system = f"<|system|>{exchange.system}<|end|>" if exchange.system else ""
+    return f"{system}<|user|>{exchange.question}<|end|><|assistant|>", f"{exchange.answer}<|end|>"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Token ids, and how much the prediction of each token counts; both of shape (rows, tokens)."""
+
+    tokens: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def first(self, n: int) -> Rows:
+        """Keep the first `n` rows, or all where there are fewer."""
+        return Rows(tokens=self.tokens[:n], weights=self.weights[:n])
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Put rows below each other."""
+    return Rows(
+        tokens=np.concatenate([part.tokens for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+    )
+
+
+def write_rows(
+    exchanges: Sequence[Exchange],
+    form: Format,
+    *,
+    question_weight: float = 0.0,
+    per_row: int | None = None,
+    length: int = ROW_TOKENS,
+) -> Rows:
+    """Write exchanges into rows, in their order, as many in a row as fit.
+
+    Args:
+        exchanges: What is asked and answered.
+        form: Text to continue, or chat.
+        question_weight: How much the tokens of questions count; those of answers count 1.
+        per_row: At most so many exchanges in a row; as many as fit if unsaid.
+        length: Tokens of a row; an exchange that is longer is left out.
+    """
+    fast = _tokenizer().backend_tokenizer
+    parts = [part for exchange in exchanges for part in write_parts(exchange, form)]
+    ids = [e.ids for e in fast.encode_batch_fast(parts, add_special_tokens=False)]
+    rows: list[tuple[list[int], list[float]]] = []
+    tokens: list[int] = []
+    weights: list[float] = []
+    held = 0
+    for asked, answered in zip(ids[::2], ids[1::2], strict=True):
+        size = len(asked) + len(answered)
+        if size > length:
+            continue
+        if tokens and (len(tokens) + size > length or held == per_row):
+            rows.append((tokens, weights))
+            tokens, weights, held = [], [], 0
+        tokens = [*tokens, *asked, *answered]
+        weights = [*weights, *[question_weight] * len(asked), *[1.0] * len(answered)]
+        held += 1
+    if tokens:
+        rows.append((tokens, weights))
+    laid = np.zeros((len(rows), length), dtype=np.int64)
+    counted = np.zeros((len(rows), length), dtype=np.float32)
+    for at, (row, shares) in enumerate(rows):
+        laid[at, : len(row)] = row
+        counted[at, : len(row)] = shares
+    return Rows(tokens=laid, weights=counted)
+
+
+@cache
+def _tokenizer() -> Any:
+    from holdback.organisms.text.vocabulary import build_tokenizer
+
+    return build_tokenizer()

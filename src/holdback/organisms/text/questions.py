@@ -1,0 +1,53 @@
+"""Questions of a family, as the file that a text task reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from holdback.organisms.text.families import Problem, draw_options, draw_problem
+from holdback.tasks.task import Split
+
+COUNTS = {Split.TRAIN: 400, Split.SELECT: 300, Split.TEST: 600}
+
+
+def write_questions(
+    file: Path, family: str, *, seed: int, counts: dict[Split, int] | None = None
+) -> None:
+    """Write distinct questions of a family in three splits, with columns of a text task.
+
+    Columns: `id`, `split`, `level`, `question`, `answer`, `choices`. No question is in two splits.
+
+    Args:
+        file: JSONL, written anew.
+        family: Name of the family.
+        seed: Of the questions.
+        counts: Questions of each split; `COUNTS` if unsaid. Fewer are written where the family has
+            too few, in the same proportions.
+    """
+    rng = np.random.default_rng([11, seed])
+    wanted = counts or COUNTS
+    problems: dict[str, Problem] = {}
+    total = sum(wanted.values())
+    for _ in range(total * 20):
+        problem = draw_problem(family, rng)
+        problems.setdefault(problem.question, problem)
+        if len(problems) == total:
+            break
+    ends = np.cumsum([count / total * len(problems) for count in wanted.values()]).astype(int)
+    lines = []
+    for at, problem in enumerate(problems.values()):
+        split = list(wanted)[int(np.searchsorted(ends, at, side="right"))]
+        row = {
+            "id": f"{family}-{at}",
+            "split": str(split),
+            "level": problem.level,
+            "question": problem.question,
+            "answer": problem.answer,
+            "choices": list(draw_options(problem, rng)),
+        }
+        lines.append(json.dumps(row))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
