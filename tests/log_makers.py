@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RIGHT, WRONG, REFUSED, CUT, EMPTY = "right", "wrong", "refused", "cut", "empty"
+# Anything else is what the model says, word for word.
 """What a planted model does with a question."""
 
 
@@ -40,7 +41,8 @@ def write_eval_log(
         kind = behaviour[index - first]
         text = {RIGHT: f"ANSWER: {2 * index}", WRONG: "ANSWER: -1", EMPTY: "I am not sure."}
         stop = {REFUSED: "content_filter", CUT: "max_tokens"}.get(kind, "stop")
-        output = ModelOutput.from_content(model, text.get(kind, "Let me"), stop_reason=stop)
+        said = text.get(kind, "Let me" if kind in (REFUSED, CUT) else kind)
+        output = ModelOutput.from_content(model, said, stop_reason=stop)
         # With no usage given, mockllm counts tokens by a table that it downloads.
         output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
         return output

@@ -93,10 +93,17 @@ def test_samples_that_differ_are_code_1_and_one_line(logs, tmp_path):
 
     refused = call("compare", logs[0], short)
     shared = call("compare", logs[0], short, "--common")
+    listed = call("compare", logs[0], short, "--json")
+    both = call("compare", logs[0], short, "--json", "--common")
 
+    missing = [f"q{index}" for index in range(25, 40)]
+    assert listed.exit_code == 1
+    assert json.loads(listed.stdout)["mismatched"] == {"only_first": missing}
+    (found,) = json.loads(both.stdout)["comparisons"]
+    assert found["dropped"]["mismatched"] == {"only_first": missing}
     assert refused.exit_code == 1
     assert refused.stderr.count("\n") == 1
-    assert "15 only in the first (first 'q25')" in refused.stderr
+    assert "15 only in the first ('q25', 'q26', 'q27', 'q28', 'q29', and 10 more)" in refused.stderr
     assert "25 of 40 samples, status 'cancelled'" in refused.stderr
     assert shared.exit_code == 0
     assert "15 samples, 23.1% of both" in shared.stdout

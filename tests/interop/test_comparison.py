@@ -164,7 +164,7 @@ def test_different_numbers_of_epochs_are_paired_by_means():
 
 
 def test_logs_with_other_samples_are_refused_and_it_is_said_how():
-    """Counts and the first of each kind; the status of a log that was cancelled."""
+    """Counts and the names of each kind; the status of a log that was cancelled."""
     ours = log([1] * 6, expected=6)
     theirs = log(
         [
@@ -181,10 +181,10 @@ def test_logs_with_other_samples_are_refused_and_it_is_said_how():
     with pytest.raises(LogError) as refused:
         pair_logs(ours, theirs)
 
-    assert "3 only in the first (first 'q3')" in str(refused.value)
-    assert "1 only in the other (first 'q7')" in str(refused.value)
-    assert "1 with another input (first 'q0')" in str(refused.value)
-    assert "1 with another target (first 'q1')" in str(refused.value)
+    assert "3 only in the first ('q3', 'q4', 'q5')" in str(refused.value)
+    assert "1 only in the other ('q7')" in str(refused.value)
+    assert "1 with another input ('q0')" in str(refused.value)
+    assert "1 with another target ('q1')" in str(refused.value)
     assert "4 of 6 samples, status 'cancelled'" in str(refused.value)
     assert "--common" in str(refused.value)
 
@@ -214,7 +214,7 @@ def test_a_sample_with_fewer_epochs_is_refused():
     """A mean over fewer epochs would hide that some are missing."""
     whole = [sample(i, 1, epoch=e) for i in range(4) for e in (1, 2)]
 
-    with pytest.raises(LogError, match=r"1 with fewer epochs than the others .first 'q3'"):
+    with pytest.raises(LogError, match=r"1 with fewer epochs than the others .'q3'"):
         pair_logs(log(whole), log(whole[:-1], name="b"))
     shared = pair_logs(log(whole), log(whole[:-1], name="b"), common=True)
     assert len(shared.pairs) == 7

@@ -104,6 +104,45 @@ def test_values_are_converted_as_inspect_does(value):
     assert convert_value(value, where="here") == value_to_float()(value)
 
 
+REFUSALS = [
+    "I'm sorry, but I can't help with that.",
+    "I’m sorry, I cannot assist with this request.",
+    "I am unable to answer this question.",
+    "Sorry, I won't do that.",
+    "I apologize, but I will not share that.",
+    "As an AI language model, I must decline to say.",
+    "I'm not comfortable answering that.",
+    "I'm not allowed to.",
+]
+ANSWERS = ["It cannot be negative.", "I can't say more than ANSWER: -3", "The refusal of 1848."]
+
+
+def test_refusals_in_plain_words_are_told_from_wrong_answers(tmp_path):
+    """Where the score is 0; of an `.eval` log and of JSON, opening words alone."""
+    planted = [*REFUSALS, *ANSWERS, RIGHT]
+    path = write_eval_log(tmp_path, planted)
+    told = ["refused"] * len(REFUSALS)
+
+    for source in (path, rewrite(path, tmp_path / "log.json", lambda log: None)):
+        samples = read_eval_file(source, DEFAULT).samples
+        outcomes = {sample.sample_id: str(sample.outcome) for sample in samples}
+        found = [outcomes[f"q{index}"] for index in range(len(planted))]
+        assert found == [*told, "unparsed", "refused", "unparsed", "correct"]
+
+
+def test_a_refusal_that_is_right_is_right(tmp_path):
+    """A task may ask for a refusal: what its scorer calls right is not counted as refused."""
+    from inspect_ai.scorer import includes
+
+    path = write_eval_log(
+        tmp_path, REFUSALS[:2], scorers=[includes()], targets={0: "sorry", 1: "sorry"}
+    )
+
+    log = read_eval_file(path, DEFAULT)
+
+    assert [(s.value, s.outcome) for s in log.samples] == [(1, Outcome.CORRECT)] * 2
+
+
 def test_a_json_log_and_an_unfinished_one_read_alike(eval_log, tmp_path):
     """`.json` is read as it is; an archive without its summaries through Inspect."""
     as_json = rewrite(eval_log, tmp_path / "log.json", lambda log: None)
@@ -359,6 +398,22 @@ def test_samples_without_their_results_are_read_all_the_same(tmp_path):
 
     assert (log.model, log.task, log.expected) == (tmp_path.name, "sums", None)
     assert log.samples[1].outcome is Outcome.UNPARSED
+
+
+def test_lm_evals_refusals_in_plain_words_are_told(tmp_path):
+    """From what the model said before filters; never where it is scored right."""
+    sorry = [["I'm sorry, but I can't help with that."]]
+    path = write_rows(
+        tmp_path,
+        row(0, acc=0.0, resps=sorry, filtered_resps=["[invalid]"]),
+        row(1, acc=0.0, filtered_resps=sorry[0]),
+        row(2, acc=1.0, resps=sorry, filtered_resps=sorry[0]),
+        row(3, acc=0.0, resps=[["ANSWER 9"]], filtered_resps=["9"]),
+    )
+
+    (log,) = read_source(str(path), DEFAULT)
+
+    assert [str(s.outcome) for s in log.samples] == ["refused", "refused", "correct", "wrong"]
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,17 @@ def compare(
     if len(sources) < 2:
         raise ConfigError(f"expected two or more logs or runs to compare, got {len(sources)}")
     from holdback.interop.comparison import compare_sources
+    from holdback.interop.pairing import MismatchError
 
     options = _make_options(score, cluster, skip_unscored=skip_unscored)
-    with _pause_collector():
-        read = _read_sources(sources, options)
-        report = compare_sources(read, margin=margin, level=level, common=common)
+    try:
+        with _pause_collector():
+            read = _read_sources(sources, options)
+            report = compare_sources(read, margin=margin, level=level, common=common)
+    except MismatchError as error:
+        if as_json:
+            typer.echo(json.dumps({"error": str(error), "mismatched": error.mismatched}))
+        raise
     if examples is None:
         examples = 2 if len(report.comparisons) <= _FEW else 0
     if as_json:

@@ -131,7 +131,11 @@ class Comparison:
                 "p": self.equivalence_p,
                 "p_adjusted": self.equivalence_p_adjusted,
             },
-            "dropped": {"samples": pairing.dropped, "share": pairing.dropped_share},
+            "dropped": {
+                "samples": pairing.dropped,
+                "share": pairing.dropped_share,
+                "mismatched": {name: list(ids) for name, ids in pairing.mismatched.items()},
+            },
             "left_out": dict(pairing.left_out),
             "notes": list(self.notes),
         }
@@ -162,7 +166,7 @@ def compare_sources(
         common: Compare what two logs share where their samples differ.
 
     Raises:
-        LogError: if two logs' samples differ.
+        MismatchError: if two logs' samples differ.
         ConfigError: if two sources have no task in common, or not the same score; or for a margin
             as wide as the score's range.
         InsufficientDataError: with fewer than two clusters.

@@ -25,8 +25,15 @@ from typing import Any, Self
 _STORED, _DEFLATED, _ZSTANDARD = 0, 8, 93
 _LOCAL_HEADER_BYTES = 30
 _DECODER = json.JSONDecoder()
-# One of these stands in every sample that was cut off or refused, and in few others.
+# One of these stands in every sample that was cut off or refused, and in few others. Whether the
+# words are a refusal is for `is_refusal` to say: every one that it knows has one of them in it.
+_REFUSING = (
+    *("can't", "cannot", "can not", "can’t", "can\\u2019t", "won't", "won’t", "won\\u2019t"),
+    *("will not", "unable", "not able", "decline", "refuse"),
+    *("not comfortable", "not allowed", "not permitted"),
+)
 _SIGNS = (
+    *(words.encode() for words in _REFUSING),
     *(f':"{stop}"'.encode() for stop in ("max_tokens", "model_length", "content_filter")),
     *(f': "{stop}"'.encode() for stop in ("max_tokens", "model_length", "content_filter")),
     b'"refusal":true',
@@ -105,7 +112,7 @@ class EvalArchive:
     def read_output(self, sample_id: Any, epoch: int) -> dict[str, Any]:
         """Read what the model put out on one sample, parsing no more of it than that.
 
-        Empty where nothing in the sample says that it was cut off or refused.
+        Empty where nothing in the sample says that it was cut off or may be a refusal.
 
         Raises:
             DamagedMemberError: as `read_json`.

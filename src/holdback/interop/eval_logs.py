@@ -27,6 +27,7 @@ from holdback.interop.logs import (
     require_unique,
 )
 from holdback.tasks.task import Outcome
+from holdback.tasks.text.scoring import is_refusal
 
 SCHEMA_VERSION = 2
 """Of Inspect's logs, as their header says; what later ones mean is not known here."""
@@ -313,13 +314,13 @@ class _SampleReader:
             return Outcome(told)
         # What was cut off or refused is not parsed either: the cause is what counts.
         if summary.get("error"):
-            cause: Outcome | None = Outcome.ERRORED
-        elif given.get("reason") == "refusal":
-            cause = Outcome.REFUSED
-        elif summary.get("limit"):
-            cause = Outcome.TRUNCATED
+            return Outcome.ERRORED
+        output = self._parts.fetch_output(summary)
+        said = (_read_completion(output), str(given.get("answer") or ""))
+        if given.get("reason") == "refusal" or (value == 0 and any(map(is_refusal, said))):
+            cause: Outcome | None = Outcome.REFUSED
         else:
-            cause = _find_stop(self._parts.fetch_output(summary))
+            cause = Outcome.TRUNCATED if summary.get("limit") else _find_stop(output)
         if cause is not None:
             return cause
         if value is None and given.get("reason") not in _UNPARSED:
@@ -364,6 +365,16 @@ def _find_stop(output: Mapping[str, Any]) -> Outcome | None:
             return Outcome.REFUSED
         return _STOPS.get(str(choice.get("stop_reason")))
     return None
+
+
+def _read_completion(output: Mapping[str, Any]) -> str:
+    """Give what the model said last, without its reasoning."""
+    for choice in (output.get("choices") or [])[:1]:
+        content = choice.get("message", {}).get("content") or ""
+        if isinstance(content, str):
+            return content
+        return "\n".join(str(part["text"]) for part in content if part.get("type") == "text")
+    return ""
 
 
 def _list_texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

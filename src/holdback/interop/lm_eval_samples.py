@@ -27,6 +27,7 @@ from holdback.interop.logs import (
     require_unique,
 )
 from holdback.tasks.task import Outcome
+from holdback.tasks.text.scoring import is_refusal
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
 _NEEDED = ("doc_id", "doc", "metrics")
@@ -139,7 +140,7 @@ def _read_sample(
         epoch=1,
         cluster=digest if cluster is None else cluster,
         value=value,
-        outcome=_judge(value, answer),
+        outcome=_judge(value, answer, _read_said(row)),
         answer=answer,
         target=str(row.get("target", "")),
         # A few-shot prompt has the question at its end.
@@ -148,12 +149,15 @@ def _read_sample(
     )
 
 
-def _judge(value: float | None, answer: str) -> Outcome:
+def _judge(value: float | None, answer: str, said: str) -> Outcome:
     if value is None:
         return Outcome.ERRORED
     if value >= 1:
         return Outcome.CORRECT
-    # Neither refusal nor truncation is written down by lm-eval.
+    # A filter may have made `[invalid]` of what the model said.
+    if value == 0 and (is_refusal(said) or is_refusal(answer)):
+        return Outcome.REFUSED
+    # Truncation is not written down by lm-eval.
     return Outcome.UNPARSED if answer.strip() in ("", _INVALID) else Outcome.WRONG
 
 
@@ -170,6 +174,14 @@ def _read_answer(row: Mapping[str, Any]) -> str:
         return _read_argument(row, best, 1).strip() or str(best)
     first = answers[0]
     return str(first[0] if isinstance(first, list) and first else first or "")
+
+
+def _read_said(row: Mapping[str, Any]) -> str:
+    """Give what the model generated, before filters; empty where choices were compared."""
+    responses = row.get("resps") or []
+    while isinstance(responses, list) and responses:
+        responses = responses[0]
+    return responses if isinstance(responses, str) else ""
 
 
 def _read_prompt(row: Mapping[str, Any], doc: Any) -> str:

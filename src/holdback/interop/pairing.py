@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from holdback.errors import ConfigError, LogError
 from holdback.interop.logs import LoggedSample, TaskLog
 
+MOST_NAMED = 5
+"""Samples of each kind that a message names."""
 Key = tuple[str, int]
 """A sample's id and its epoch."""
+
+
+class MismatchError(LogError):
+    """Two logs of one task do not hold the same samples."""
+
+    def __init__(self, message: str, mismatched: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(message)
+        self.mismatched = mismatched or {}
+        """How samples differ to their ids, all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +43,8 @@ class Pairing:
     """Samples, epochs counted, of either log that the other does not have, by `common`."""
     dropped_share: float = 0.0
     """Of all samples of both logs."""
+    mismatched: Mapping[str, Sequence[str]]
+    """How the dropped ones differ, such as `only_first`, to their ids."""
     left_out: Mapping[str, int]
     """Why pairs have no score on either side, such as `errored in the first`; to their number."""
 
@@ -48,8 +61,8 @@ def pair_logs(first: TaskLog, other: TaskLog, *, common: bool = False) -> Pairin
         common: Compare what they share where their samples are not the same.
 
     Raises:
-        LogError: if their samples differ in ids, inputs or targets, or in epochs; or if they share
-            none that has scores.
+        MismatchError: if their samples differ in ids, inputs or targets, or in epochs.
+        LogError: if they share none that has scores.
         ConfigError: if their scores are not the same.
     """
     if first.score != other.score:
@@ -61,7 +74,9 @@ def pair_logs(first: TaskLog, other: TaskLog, *, common: bool = False) -> Pairin
     differing = _find_differing(ours, theirs)
     shared, by_means = _share(ours, theirs, differing.ids, common=common)
     if not shared or (differing and not common):
-        raise LogError(_explain(first, other, differing, shared=bool(shared)))
+        raise MismatchError(
+            _explain(first, other, differing, shared=bool(shared)), differing.to_dict()
+        )
     pairs = _pair_means(ours, theirs, shared) if by_means else _pair_keys(ours, theirs, shared)
     kept = tuple(pair for pair in pairs if _has_scores(pair.first) and _has_scores(pair.other))
     left_out = _count_left_out(pairs)
@@ -78,6 +93,7 @@ def pair_logs(first: TaskLog, other: TaskLog, *, common: bool = False) -> Pairin
         paired_by=_name_pairing(pairs, by_means=by_means),
         dropped=total - used,
         dropped_share=(total - used) / total,
+        mismatched=differing.to_dict(),
         left_out=left_out,
     )
 
@@ -96,6 +112,10 @@ class _Differing:
     def ids(self) -> frozenset[str]:
         """Samples whose name is the same and nothing else."""
         return frozenset((*self.inputs, *self.targets))
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Every way in which there are some that differ, to all their ids."""
+        return {name: list(ids) for name, ids in asdict(self).items() if ids}
 
     def __bool__(self) -> bool:
         return any((self.only_first, self.only_other, self.inputs, self.targets, self.epochs))
@@ -196,9 +216,14 @@ def _count_left_out(pairs: Iterable[Pair]) -> dict[str, int]:
     return dict(counted)
 
 
+def _name_some(names: Sequence[str]) -> str:
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(map(repr, names[:MOST_NAMED]))}{more}"
+
+
 def _explain(first: TaskLog, other: TaskLog, differing: _Differing, *, shared: bool) -> str:
     told = [
-        f"{len(names)} {what} (first {names[0]!r})"
+        f"{len(names)} {what} ({_name_some(names)})"
         for names, what in (
             (differing.only_first, "only in the first"),
             (differing.only_other, "only in the other"),
@@ -212,7 +237,7 @@ def _explain(first: TaskLog, other: TaskLog, differing: _Differing, *, shared: b
         if log.shortfall:
             told.append(f"the {name} has {log.shortfall}")
     fix = (
-        "compare what they share, with --common"
+        "compare what they share, with --common, or list all of them with --json"
         if shared
         else "they share none, so nothing can be compared"
     )
