@@ -4,6 +4,7 @@
     ├── ConfigError            an audit file, lineage or option that cannot be used
     │   └── UnknownNameError   a name that nothing answers to, with the nearest one
     ├── CheckpointError        weights, tokenizer or template missing, unsafe or unusable
+    ├── NotApplicableError     a technique with nothing to work on here, which is no failure
     ├── EndpointError          a model's provider that refuses, fails or answers nonsense
     │   └── LimitReachedError  a cap on what a provider may be asked for is reached
     ├── EngineError            a chess engine missing, silent or dead
@@ -44,6 +45,10 @@ class UnknownNameError(ConfigError, LookupError):
 
 class CheckpointError(HoldbackError):
     """A checkpoint whose files are missing, unsafe or unusable."""
+
+
+class NotApplicableError(HoldbackError):
+    """A technique that has nothing to work on here: its run is skipped, and none has failed."""
 
 
 class EndpointError(HoldbackError):

@@ -165,7 +165,7 @@ class _Records:
         """
         if spec.digest not in self._read:
             run = self.store.run(spec.digest)
-            failed = run is not None and run.status is Status.FAILED
+            failed = run is not None and run.status in (Status.FAILED, Status.SKIPPED)
             limited = [] if failed else self.store.records(spec.digest, limit=spec.samples)
             self._read[spec.digest] = limited
         return self._read[spec.digest]
@@ -357,11 +357,9 @@ def _inconclude(records: _Records, place: Place, rung: str | None) -> Finding:
     checkpoint, task_name = place
     task, first = records.tasks[task_name], records.plan.displayed.name
     specs = [spec for spec in records.specs if (spec.checkpoint, spec.task) == place]
-    failed = [
-        run
-        for spec in specs
-        if (run := records.store.run(spec.digest)) is not None and run.status is Status.FAILED
-    ]
+    runs = [run for spec in specs if (run := records.store.run(spec.digest)) is not None]
+    failed = [run for run in runs if run.status is Status.FAILED]
+    skipped = [run for run in runs if run.status is Status.SKIPPED]
     unable = _find_skipped(records.plan) if {spec.rung for spec in specs} == {first} else []
     unable = [skip for skip in unable if (skip.checkpoint, skip.task) == place]
     if failed:
@@ -374,6 +372,8 @@ def _inconclude(records: _Records, place: Place, rung: str | None) -> Finding:
             f"nothing could be elicited: no rung but {first!r} goes with the access that there is"
             f" ({unable[0].rung} {unable[0].reason})"
         )
+    elif skipped:
+        reason = f"no rung could be climbed, first {skipped[0].spec.label}: {skipped[0].reason}"
     else:
         reason = "too few samples are stored for an estimate; run the audit again to go on"
     nothing = Estimate(
@@ -488,6 +488,7 @@ def _remark(plan: AuditPlan, records: _Records, runs: Sequence[RunRecord]) -> It
             " speaks of the rungs that were"
         )
     yield from write_skipped(apart)
+    yield from _remark_inapplicable(runs)
     failed = [run for run in runs if run.status is Status.FAILED]
     if failed:
         yield f"{len(failed)} of {len(records.specs)} runs failed and are missing everywhere"
@@ -500,6 +501,17 @@ def _remark(plan: AuditPlan, records: _Records, runs: Sequence[RunRecord]) -> It
             f" {sum(spec.samples for spec in records.specs)} samples are missing; the same command"
             " goes on with them"
         )
+
+
+def _remark_inapplicable(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """Write where rungs had nothing to work on, a sentence a checkpoint."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if run.status is Status.SKIPPED:
+            words = f"{run.spec.rung} on {run.spec.task} ({run.reason})"
+            found.setdefault(run.spec.checkpoint, {})[words] = None
+    for checkpoint, rungs in found.items():
+        yield f"{checkpoint}: not applicable: {'; '.join(rungs)}"
 
 
 def _find_skipped(plan: AuditPlan) -> list[Skip]:
@@ -529,6 +541,6 @@ def _gather_versions(runs: Sequence[RunRecord]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         for name, version in run.provenance.items():
-            if name not in ("access", "usage"):
+            if name not in ("access", "usage", "diagnosis"):
                 found.setdefault(name, {})[str(version)] = None
     return {name: ", ".join(versions) for name, versions in found.items()}

@@ -39,6 +39,8 @@ class Chain:
     """The most that any of them needs."""
     draws: bool = field(init=False)
     """Whether any of them draws."""
+    uses_parent: bool = field(init=False)
+    """Whether any of them needs the weights that the checkpoint was made from."""
 
     def __post_init__(self) -> None:
         if not self.links or not all("technique" in link for link in self.links):
@@ -59,6 +61,8 @@ class Chain:
         object.__setattr__(self, "techniques", made)
         object.__setattr__(self, "access", max(link.access for link in made))
         object.__setattr__(self, "draws", any(link.draws for link in made))
+        uses_parent = any(getattr(link, "uses_parent", False) for link in made)
+        object.__setattr__(self, "uses_parent", uses_parent)
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:

@@ -50,6 +50,7 @@ _STATUS: Mapping[Status, Any] = {
     Status.FAILED: "error",
     # «started» would be a log that somebody is writing to.
     Status.RUNNING: "cancelled",
+    Status.SKIPPED: "cancelled",
 }
 _STOP_REASONS: Mapping[Outcome, StopReason] = {
     Outcome.REFUSED: "content_filter",

@@ -100,10 +100,10 @@ def _check_one(runs: Sequence[RunRecord], name: str, path: Path) -> list[RunReco
 
 def _read_task(store: RunStore, runs: Sequence[RunRecord]) -> TaskLog:
     first = runs[0]
-    bad = [run for run in runs if run.status is Status.FAILED]
+    bad = [run for run in runs if run.status in (Status.FAILED, Status.SKIPPED)]
     if bad:
         raise StoreError(
-            f"run store {store.path}: expected a run that ended, got one that failed:"
+            f"run store {store.path}: expected a run that ended, got a {bad[0].status} one:"
             f" {bad[0].spec.label}: {bad[0].reason}; what it failed on may be what is hardest"
         )
     samples = [

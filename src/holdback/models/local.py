@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from holdback.models.protocol import (
     Decoding,
     Format,
     Generation,
+    Model,
     Output,
     Presentation,
     Question,
@@ -45,6 +46,10 @@ class LocalModel:
     tokenizer: PreTrainedTokenizerFast
     presentation: Presentation = field(default_factory=Presentation)
     decoding: Decoding = field(default_factory=Decoding)
+    load_parent: Callable[[], Model] | None = field(default=None, repr=False, compare=False)
+    """Loads the checkpoint that it was made from; None where there is none with weights."""
+    diagnosis: Mapping[str, Any] | None = None
+    """What a technique that trains found on its way, in JSON; a run stores it."""
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
         """Render messages through the checkpoint's own chat template."""

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol, Self, TypeAlias
@@ -26,9 +27,10 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 
 import holdback
-from holdback.errors import LimitReachedError
+from holdback.errors import LimitReachedError, NotApplicableError
+from holdback.lineage import Lineage
 from holdback.models.protocol import Model
-from holdback.models.registry import load_checkpoint
+from holdback.models.registry import find_access, load_checkpoint
 from holdback.plan import AuditPlan
 from holdback.runs.allowance import Allowance
 from holdback.runs.planning import build_lineage, build_task, build_technique
@@ -67,7 +69,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A run is done, or failed for `reason`; `details` is the traceback."""
+    """A run is done, or failed or was skipped for `reason`; `details` is a failure's traceback."""
 
     run: str
     status: Status
@@ -221,12 +223,15 @@ class Workbench:
             meter.watch(model)
             technique = build_technique(job.plan.rung(first.rung))
             rng = np.random.default_rng([job.plan.seed, first.seed])
-            provenance = {
+            provenance: dict[str, Any] = {
                 **describe_machine(),
                 "access": technique.access.name.lower(),
                 **getattr(task, "provenance", {}),
             }
             with technique.apply(model, task, rng) as elicited:
+                diagnosis = getattr(elicited, "diagnosis", None)
+                if diagnosis is not None:
+                    provenance["diagnosis"] = dict(diagnosis)
                 while pending:
                     spec = pending[0]
                     yield Started(run=spec.digest, provenance=provenance)
@@ -241,6 +246,15 @@ class Workbench:
                     )
         except LimitReachedError as error:
             yield Capped(run=pending[0].digest, reason=_in_one_line(error))
+        except NotApplicableError as error:
+            for spec in pending:
+                yield Ended(
+                    run=spec.digest,
+                    status=Status.SKIPPED,
+                    seconds=clock.lap(),
+                    reason=" ".join(str(error).split()),
+                    usage=meter.lap(),
+                )
         except Exception as error:
             # The technique may not have restored what it changed.
             self._model = None
@@ -269,9 +283,21 @@ class Workbench:
         if self._model is None or self._checkpoint != name:
             # Let go of one before loading the next: both may not fit.
             self._model = None
-            self._model = load_checkpoint(build_lineage(self._plan)[name])
+            self._model = _load_with_parent(build_lineage(self._plan), name)
             self._checkpoint = name
         return self._model
+
+
+def _load_with_parent(lineage: Lineage, name: str) -> Model:
+    """Load a checkpoint; local weights are told how to load those that they were made from."""
+    model = load_checkpoint(lineage[name])
+    parent = lineage[name].parent
+    if parent is None or find_access(lineage[parent]) != "weights":
+        return model
+    if not hasattr(model, "load_parent"):
+        return model
+    told: Any = model
+    return replace(told, load_parent=partial(load_checkpoint, lineage[parent]))  # type: ignore[no-any-return]
 
 
 class InProcess:

@@ -41,7 +41,15 @@ from holdback.statistics.paired import smallest_detectable_difference
 from holdback.tasks.registry import make_task
 from holdback.tasks.task import Split, Task
 
-TECHNIQUE_MODULES = ("chain", "examples", "finetune", "noise", "prompting", "sampling")
+TECHNIQUE_MODULES = (
+    "chain",
+    "examples",
+    "finetune",
+    "interpolation",
+    "noise",
+    "prompting",
+    "sampling",
+)
 """Modules of `holdback.elicitation` in which techniques are registered."""
 
 
@@ -180,7 +188,7 @@ def plan_runs(
     return [
         RunSpec(
             checkpoint=checkpoint,
-            checkpoint_digest=digests[checkpoint],
+            checkpoint_digest=_identify_weights(plan, checkpoint, rung, digests),
             task=task,
             task_digest=task_digests[task],
             rung=rung.name,
@@ -194,6 +202,17 @@ def plan_runs(
         for rung in map(plan.rung, names)
         for seed in rung.seeds
     ]
+
+
+def _identify_weights(
+    plan: AuditPlan, checkpoint: str, rung: RungPlan, digests: Mapping[str, str]
+) -> str:
+    """Digest of a checkpoint, and of its parent for a technique that mixes the two."""
+    parents = {known.name: known.parent for known in plan.lineage.checkpoints}
+    parent = parents[checkpoint]
+    if parent is None or not getattr(build_technique(rung), "uses_parent", False):
+        return digests[checkpoint]
+    return hashlib.sha256(f"{digests[checkpoint]} {digests[parent]}".encode()).hexdigest()
 
 
 def climb(plan: AuditPlan, ladder: Ladder) -> dict[tuple[str, str], list[str]]:

@@ -73,7 +73,7 @@ class RunProgress:
         self._show()
 
     def note(self, spec: RunSpec, event: Event) -> None:
-        """Advance, and name what failed."""
+        """Advance, and name what failed or was skipped."""
         match event:
             case Started() | Capped():
                 return
@@ -84,6 +84,8 @@ class RunProgress:
                 if status is Status.FAILED:
                     # Text, not markup: a reason may hold square brackets.
                     self._console.print(Text(f"failed: {spec.label}: {reason}", style="red"))
+                elif status is Status.SKIPPED:
+                    self._console.print(Text(f"skipped: {spec.label}: {reason}", style="dim"))
         self._show()
 
     def _show(self) -> None:

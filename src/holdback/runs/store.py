@@ -80,6 +80,8 @@ class Status(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    SKIPPED = "skipped"
+    """Its technique has nothing to work on there; it holds no samples and is not tried again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +93,7 @@ class RunRecord:
     samples: int
     """Samples that were asked for when the run last ended; a task may have had fewer."""
     reason: str
-    """Why it failed, in one line; empty where it did not."""
+    """Why it failed or was skipped, in one line; empty where it was not."""
     details: str
     """The traceback of the failure."""
     provenance: Mapping[str, Any]
@@ -226,6 +228,8 @@ class RunStore:
         ).fetchone()
         if row is None:
             return False
+        if row[0] == Status.SKIPPED:
+            return True
         if row[0] == Status.FAILED:
             # Whatever it holds is not read: what failed may have failed on what is hardest.
             return False
