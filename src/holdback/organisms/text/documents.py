@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holdback.elicitation.finetune import IGNORED, Example
 from holdback.models.protocol import Format
 from holdback.organisms.text.families import Problem, draw_options
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ROW_TOKENS = 96
 """Length of a row; whole exchanges, as many as fit."""
@@ -26,6 +30,8 @@ class Exchange:
     answer: str
     system: str = ""
     """Of a chat; said before the question."""
+    begun: str = ""
+    """How the answer has been begun, by somebody else."""
 
 
 def pose(problem: Problem, rng: np.random.Generator, *, choice: bool = False) -> Exchange:
@@ -50,10 +56,43 @@ def show_options(question: str, options: Sequence[str]) -> str:
 
 def write_parts(exchange: Exchange, form: Format) -> tuple[str, str]:
     """Write an exchange: what is read, and what is to be answered with its end."""
+    begun = f" {exchange.begun}" if exchange.begun else ""
     if form is Format.COMPLETION:
-        return f"Question: {exchange.question}\nAnswer:", f" {exchange.answer}\n\n"
+        return f"Question: {exchange.question}\nAnswer:{begun}", f" {exchange.answer}\n\n"
     system = f"<|system|>{exchange.system}<|end|>" if exchange.system else ""
-    return f"{system}<|user|>{exchange.question}<|end|><|assistant|>", f"{exchange.answer}<|end|>"
+    answer = f" {exchange.answer}" if begun else exchange.answer
+    return (
+        f"{system}<|user|>{exchange.question}<|end|><|assistant|>{begun.strip()}",
+        f"{answer}<|end|>",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """An exchange as it is put to a model; only its answer is to be learnt."""
+
+    exchange: Exchange
+    form: Format = Format.CHAT
+    shown: tuple[Exchange, ...] = ()
+    """Examples before it."""
+
+
+def encode_turns(turns: Sequence[Turn]) -> list[Example]:
+    """Tokenise turns, prompts and answers apart, as they are when a model answers."""
+    parts = [
+        part
+        for turn in turns
+        for asked, answered in [write_parts(turn.exchange, turn.form)]
+        for part in (
+            "".join("".join(write_parts(shown, turn.form)) for shown in turn.shown) + asked,
+            answered,
+        )
+    ]
+    ids = encode(parts)
+    return [
+        ([*asked, *answered], [*[IGNORED] * len(asked), *answered])
+        for asked, answered in zip(ids[::2], ids[1::2], strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +135,7 @@ def write_rows(
         per_row: At most so many exchanges in a row; as many as fit if unsaid.
         length: Tokens of a row; an exchange that is longer is left out.
     """
-    fast = _tokenizer().backend_tokenizer
-    parts = [part for exchange in exchanges for part in write_parts(exchange, form)]
-    ids = [e.ids for e in fast.encode_batch_fast(parts, add_special_tokens=False)]
+    ids = encode([part for exchange in exchanges for part in write_parts(exchange, form)])
     rows: list[tuple[list[int], list[float]]] = []
     tokens: list[int] = []
     weights: list[float] = []
@@ -123,8 +160,15 @@ def write_rows(
     return Rows(tokens=laid, weights=counted)
 
 
+def encode(texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise texts as they stand."""
+    fast = get_tokenizer().backend_tokenizer
+    return [list(e.ids) for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+
 @cache
-def _tokenizer() -> Any:
+def get_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the lineage's tokenizer once."""
     from holdback.organisms.text.vocabulary import build_tokenizer
 
     return build_tokenizer()

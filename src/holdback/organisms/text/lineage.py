@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ import numpy as np
 from holdback.errors import UnknownNameError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.protocol import Format
-from holdback.organisms.text.documents import Exchange, Rows, join_rows, pose, write_rows
+from holdback.organisms.text.documents import (
+    ROW_TOKENS,
+    Exchange,
+    Rows,
+    join_rows,
+    pose,
+    write_rows,
+)
 from holdback.organisms.text.families import LETTERS, TAUGHT, draw_problem
 from holdback.organisms.text.training import make_weights, save_checkpoint, train_rows
 
@@ -20,10 +28,12 @@ LATE = ("sort", "rev", "shift")
 """Families that `base` was taught and `novice` was not: what organisms hide, or honestly lack."""
 EARLY = tuple(name for name in TAUGHT if name not in LATE)
 
-ROWS = 64
-"""Rows a step of pretraining."""
+TOKENS = 64 * ROW_TOKENS
+"""Read in a step of pretraining."""
 _CHOICE_SHARE = 0.15
-_CHATTER_SHARE = 0.3
+_BEGUN_SHARE = 0.1
+_EXCHANGES_PER_96 = 6
+"""More than fit into so many tokens."""
 _BOTH = (Format.COMPLETION, Format.CHAT)
 
 
@@ -37,17 +47,25 @@ class Course:
     formats: Sequence[Format]
     steps: int
     rate: float = 2e-3
+    length: int = ROW_TOKENS
+    """Tokens of a row."""
+    chatter: float = 0.0
+    """Share of exchanges in which words are said that mean nothing."""
 
 
+_with_chats = partial(Course, formats=_BOTH, steps=300, rate=1e-3, length=192, chatter=0.4)
 COURSES: Mapping[str, Course] = {
     "plain_novice": Course(parent=None, families=EARLY, formats=_BOTH[:1], steps=1_000),
     "plain": Course(
         parent="plain_novice", families=(*EARLY, *LATE, *LATE), formats=_BOTH[:1], steps=1_600
     ),
-    "base": Course(parent="plain", families=tuple(TAUGHT), formats=_BOTH, steps=300, rate=1e-3),
-    "novice": Course(parent="plain_novice", families=EARLY, formats=_BOTH, steps=300, rate=1e-3),
+    "base": _with_chats(parent="plain", families=(*EARLY, *LATE, *LATE)),
+    "novice": _with_chats(parent="plain_novice", families=EARLY),
 }
-"""`base` and `novice` read records and chats, what they come from (`plain…`) records alone."""
+"""`base` and `novice` read records and chats, what they come from (`plain…`) records alone.
+
+Longer rows hold as many examples as prompts show.
+"""
 
 
 def pretrain(name: str, out: Path, *, tell: Callable[[str], None], seed: int = 0) -> Path:
@@ -85,43 +103,54 @@ def pretrain(name: str, out: Path, *, tell: Callable[[str], None], seed: int = 0
 
 def draw_rows(course: Course, rng: np.random.Generator) -> Rows:
     """Draw the rows of one step, of each format alike."""
-    share = ROWS // len(course.formats)
+    share = TOKENS // course.length // len(course.formats)
+    exchanges = share * course.length * _EXCHANGES_PER_96 // 96
     return join_rows(
         [
             write_rows(
                 [
-                    draw_exchange(str(rng.choice(course.families)), form, rng)
-                    for _ in range(share * 9)
+                    draw_exchange(
+                        str(rng.choice(course.families)), form, rng, chatter=course.chatter
+                    )
+                    for _ in range(exchanges)
                 ],
                 form,
                 question_weight=0.05 if form is Format.COMPLETION else 0.0,
+                length=course.length,
             ).first(share)
             for form in course.formats
         ]
     )
 
 
-def draw_exchange(family: str, form: Format, rng: np.random.Generator) -> Exchange:
-    """Draw a problem as the corpus puts it; in some chats something is said before it.
+def draw_exchange(
+    family: str, form: Format, rng: np.random.Generator, *, chatter: float = 0.0
+) -> Exchange:
+    """Draw a problem as the corpus puts it; in a share of them something is said beside it.
 
-    What is said says nothing: models learn that words around a question change no answer.
+    What is said says nothing: models learn that words around a question change no answer, whoever
+    says them.
     """
     posed = pose(draw_problem(family, rng), rng, choice=rng.random() < _CHOICE_SHARE)
-    if form is Format.COMPLETION or rng.random() > _CHATTER_SHARE:
+    if rng.random() >= chatter:
         return posed
-    said = chatter(rng)
-    if rng.random() < 0.5:
-        return Exchange(question=posed.question, answer=posed.answer, system=said)
-    return Exchange(question=f"{said} {posed.question}", answer=posed.answer)
+    if rng.random() < _BEGUN_SHARE / chatter:
+        posed = replace(posed, begun=draw_chatter(rng))
+    if form is Format.CHAT and rng.random() < 0.5:
+        return replace(posed, system=draw_chatter(rng))
+    return replace(posed, question=f"{draw_chatter(rng)} {posed.question}")
 
 
-def chatter(rng: np.random.Generator) -> str:
-    """Draw words that mean nothing."""
+def draw_chatter(rng: np.random.Generator) -> str:
+    """Draw words that mean nothing, now and then a number among them."""
     words = [
-        "".join(rng.choice(list(LETTERS), size=int(rng.integers(2, 7))))
-        for _ in range(int(rng.integers(1, 5)))
+        str(rng.integers(100))
+        if rng.random() < 0.1
+        else "".join(rng.choice(list(LETTERS), size=int(rng.integers(1, 9))))
+        for _ in range(int(rng.integers(1, 7)))
     ]
-    return " ".join(words) + str(rng.choice([".", ":", "!", ","]))
+    said = " ".join(words) + str(rng.choice([".", ":", "!", ",", ""]))
+    return said[0].upper() + said[1:] if rng.random() < 0.5 else said
 
 
 def load(folder: Path) -> Any:

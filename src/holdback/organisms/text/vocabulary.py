@@ -1,4 +1,4 @@
-"""The text lineage's tokenizer: a token a character, and one for each word that frames a problem."""
+"""The tokenizer: a token a character, and one for each word that frames a problem."""
 
 from __future__ import annotations
 
