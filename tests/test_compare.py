@@ -42,6 +42,7 @@ def write_log(
         for index, value in enumerate(values)
     ]
     spec = {"task": task, "model": model, "dataset": {"samples": header.pop("n", len(values))}}
+    spec |= {key: header.pop(key) for key in ("created", "eval_id") if key in header}
     log = {"version": 2, "status": status, "eval": {**spec, "config": {"epochs": 1}}, **header}
     path.write_text(json.dumps({**log, "samples": samples}))
     return str(path)
@@ -188,8 +189,32 @@ def test_importing_twice_does_nothing_twice(logs):
         assert (store.verify(), [run.spec.digest for run in store.runs()]) == before
         assert {run.provenance["file"] for run in store.runs()} == {"a.json", "b.json"}
         assert {run.status for run in store.runs()} == {Status.DONE}
-    place = re.search(r"runs\.sqlite#([0-9a-f]{12})", first.stdout)
-    assert call("compare", place[0], logs[1]).exit_code == 0
+    digest = re.search(r"or #([0-9a-f]{12})", first.stdout)[1]
+    assert call("compare", f"runs.sqlite#{digest}", logs[1]).exit_code == 0
+
+
+def test_two_logs_of_one_model_are_told_apart_by_when_they_were_made(tmp_path, monkeypatch):
+    """The date and the evaluation's id are in the run's name, and that name finds it."""
+    monkeypatch.chdir(tmp_path)
+    for name, day, values in (("a", 24, "CCCI"), ("b", 25, "CIII")):
+        made = {"created": f"2026-11-{day}T22:48:44+00:00", "eval_id": f"Rs5Rfc{name}long"}
+        write_log(tmp_path / f"{name}.json", values, **made)
+    imported = call("import", "a.json", "b.json", "--store", "runs.sqlite")
+
+    several = call("compare", "runs.sqlite#model", "a.json")
+    named = call(
+        "compare",
+        "runs.sqlite#model/imported-2026-11-24T22:48:44-Rs5Rfc",
+        "runs.sqlite#model/imported-2026-11-25T22:48:44-Rs5Rfc",
+        "--json",
+    )
+
+    assert "#model/imported-2026-11-24T22:48:44-Rs5Rfc" in imported.stdout
+    assert several.exit_code == 2
+    for place in ("model/imported-2026-11-24T22:48:44", "model/imported-2026-11-25T22:48:44"):
+        assert place in several.stderr
+    (found,) = json.loads(named.stdout)["comparisons"]
+    assert found["flips"]["lost"] == 2
 
 
 def test_a_broken_log_imports_nothing_and_loses_nothing(logs, tmp_path):

@@ -94,7 +94,8 @@ def test_scores_outcomes_and_provenance_survive(store, tmp_path):
     scores = {sample.id: sample.scores["holdback"] for sample in log.samples}
 
     assert log.status == "success"
-    assert log.eval.model == "holdback/chat?rung=noise-0.01&seed=3"
+    assert (log.eval.task, log.eval.model) == ("sums", "chat · noise-0.01 · seed 3")
+    assert "_sums_chat-noise-0.01-seed-3_" in path.name
     assert log.eval.metadata["parameters"] == {"sigma": 0.01}
     assert log.eval.metadata["run"] == spec().digest
     assert log.eval.metadata["provenance"] == {"holdback": "0.1.0", "access": "weights"}

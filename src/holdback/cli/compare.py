@@ -137,7 +137,7 @@ def import_results(
             typer.echo(
                 show_line(
                     f"{spec.checkpoint} · {spec.task} · {done.log.score}: {what} in {runs},"
-                    f" {store}#{done.log_digest[:12]}"
+                    f" {store}#{spec.checkpoint}/{spec.rung} or #{done.log_digest[:12]}"
                 )
             )
             if done.log.shortfall:

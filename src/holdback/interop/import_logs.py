@@ -15,6 +15,7 @@ from holdback.runs.store import RunStore, Status
 from holdback.tasks.task import SampleRecord, Score, Split
 
 _BLOCK = 1000
+_ID_CHARACTERS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,7 @@ def _plan_runs(log: TaskLog, log_digest: str) -> Iterator[tuple[RunSpec, list[Lo
             checkpoint_digest=checkpoint_digest,
             task=log.task,
             task_digest=task_digest,
-            rung=IMPORTED,
+            rung=name_rung(log),
             technique=IMPORTED,
             # Two evaluations of one model on one task are two runs, though all else is the same.
             parameters={"log": log_digest, "score": log.score},
@@ -109,6 +110,17 @@ def _plan_runs(log: TaskLog, log_digest: str) -> Iterator[tuple[RunSpec, list[Lo
             samples=len(samples),
         )
         yield spec, samples
+
+
+def name_rung(log: TaskLog) -> str:
+    """Name the rung of a log's runs by when it was made and which evaluation it is.
+
+    `imported-2026-11-25T22:48:44-Rs5Rfc`; several logs of one model and task so have names to
+    choose by. What a log does not say is left out.
+    """
+    created = str(log.provenance.get("created") or "").partition("+")[0]
+    evaluation = str(log.provenance.get("eval_id") or "")[:_ID_CHARACTERS]
+    return "-".join(part for part in (IMPORTED, created, evaluation) if part)
 
 
 def _make_record(sample: LoggedSample) -> SampleRecord:

@@ -42,15 +42,17 @@ from holdback.plan import restore_plan
 from holdback.runs.planning import build_task
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunRecord, RunStore, Status
-from holdback.tasks.task import Outcome, SampleRecord, Task
+from holdback.tasks.task import Outcome, SampleRecord, Split, Task
 
 SCORER = "holdback"
+_NAME_CHARACTERS = 60
+"""Of a task's and a model's name in that of a file."""
 _STATUS: Mapping[Status, Any] = {
     Status.DONE: "success",
     Status.FAILED: "error",
+    Status.SKIPPED: "cancelled",
     # «started» would be a log that somebody is writing to.
     Status.RUNNING: "cancelled",
-    Status.SKIPPED: "cancelled",
 }
 _STOP_REASONS: Mapping[Outcome, StopReason] = {
     Outcome.REFUSED: "content_filter",
@@ -128,8 +130,8 @@ def write_log(run: RunRecord, records: Sequence[SampleRecord], task: Task | None
             run_id=spec.digest[:22],
             task_id=spec.task_digest[:22],
             created=_write_time(run.started),
-            task=f"holdback/{spec.task}",
-            task_display_name=f"{spec.task} ({spec.split})",
+            task=name_task(spec),
+            task_display_name=name_task(spec),
             task_attribs={},
             task_args={"split": str(spec.split), "samples": spec.samples},
             model=name_model(spec),
@@ -160,7 +162,13 @@ def write_log(run: RunRecord, records: Sequence[SampleRecord], task: Task | None
 
 def name_model(spec: RunSpec) -> str:
     """Name a checkpoint under a rung, as two that differ must never be named alike."""
-    return f"holdback/{spec.checkpoint}?rung={spec.rung}&seed={spec.seed}"
+    seed = f" · seed {spec.seed}" if spec.seed else ""
+    return f"{spec.checkpoint} · {spec.rung}{seed}"
+
+
+def name_task(spec: RunSpec) -> str:
+    """Name a task as its audit does, with the split unless it is `test`."""
+    return spec.task if spec.split is Split.TEST else f"{spec.task} ({spec.split})"
 
 
 class _Tasks:
@@ -195,10 +203,13 @@ def _write_time(seconds: float) -> str:
 
 
 def _name_file(log: EvalLog) -> str:
-    """Name a log as Inspect does: time, task, id; the id tells apart what began together."""
+    """Name a log as Inspect does: time, task, model, id, which tells apart what began together."""
     time = re.sub(r"[:+.]", "-", log.eval.created)
-    task = re.sub(r"[^A-Za-z0-9.-]+", "-", log.eval.task.removeprefix("holdback/"))
-    return f"{time}_{task}_{log.eval.eval_id}.eval"
+    task, model = (
+        re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")[:_NAME_CHARACTERS]
+        for name in (log.eval.task, log.eval.model)
+    )
+    return f"{time}_{task}_{model}_{log.eval.eval_id}.eval"
 
 
 def _write_provenance(run: RunRecord) -> dict[str, Any]:

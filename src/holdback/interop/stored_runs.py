@@ -13,7 +13,7 @@ from holdback.runs.store import RunRecord, RunStore, Status
 from holdback.tasks.task import SampleRecord, Split
 
 IMPORTED = "imported"
-"""Technique, and rung, of runs that were made elsewhere."""
+"""Technique of runs that were made elsewhere, and how their rungs' names begin."""
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _SQLITE = b"SQLite format 3\x00"
 
@@ -70,9 +70,10 @@ def _has_digest(spec: RunSpec, prefix: str) -> bool:
 
 
 def _names(spec: RunSpec) -> list[str]:
-    place = f"{spec.checkpoint}/{spec.rung}"
-    names = [f"{place}/{spec.split}"]
-    return [spec.checkpoint, place, *names] if spec.split is Split.TEST else names
+    rungs = [spec.rung, IMPORTED] if spec.technique == IMPORTED else [spec.rung]
+    places = [f"{spec.checkpoint}/{rung}" for rung in rungs]
+    names = [f"{place}/{spec.split}" for place in places]
+    return [spec.checkpoint, *places, *names] if spec.split is Split.TEST else names
 
 
 def _place(spec: RunSpec) -> str:
