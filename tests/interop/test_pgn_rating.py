@@ -295,18 +295,52 @@ def test_a_repeated_opening_is_one_observation(rate):
         return rating.elo.high - rating.elo.low
 
     assert width(rate(once * 4)) == pytest.approx(width(rate(once)), rel=0.02)
-    untagged = rate([game.replace("Opening", "Annotator") for game in once * 4])
-    assert width(untagged) == pytest.approx(width(rate(once)) / 2, rel=0.1)
-    assert (untagged.clusters, untagged.repeats) == (96, 95)
+    assert rate(once * 4).repeats == 72
     # One position whatever its move numbers; a name besides does not part what it joins.
     mixed = [write_game("1-0", FEN=fens[i % 2], Opening=f"{i}") for i in range(9)]
     assert rate([*mixed, *once]).clusters == 25
 
 
+@pytest.mark.parametrize("tag", ["Opening", "Annotator"])
+def test_copies_leave_the_interval_as_it_was(rate, tag):
+    """A file with every game twice has the rating and the interval of the file with each once.
+
+    Tagged with an opening or not, and where the copies' tags differ from the originals'.
+    """
+    once = [write_scored(i % 3 / 2, **{tag: f"line {i}"}) for i in range(24)]
+    renamed = [game.replace("line", "other") for game in once]
+    single = rate(once)
+
+    for games in (once * 2, [*once, *renamed]):
+        double = rate(games)
+        assert double.elo.value == pytest.approx(single.elo.value, abs=0.01)
+        assert double.elo.low == pytest.approx(single.elo.low, abs=0.01)
+        assert double.elo.high == pytest.approx(single.elo.high, abs=0.01)
+        assert (double.games, double.clusters, double.repeats) == (48, 24, 24)
+
+
+def test_copies_do_not_tighten_a_bound(rate):
+    """All lost has a one-sided bound, which copies leave where it was."""
+    lost = [write_scored(0) for _ in range(10)]
+
+    assert rate(lost * 3).elo.high == pytest.approx(rate(lost).elo.high)
+
+
+def test_moves_alike_from_other_starts_are_no_copies(rate):
+    """The same moves from another position, or by other players, are another game."""
+    start = "4k3/pppppppp/8/8/8/8/PPPPPPPP/4K3 w - - 0 1"
+    plain = write_scored(1, moves="1. e4 e5")
+    games = [plain, write_scored(0, moves="1. e4 e5", FEN=start, SetUp="1")]
+    games.append(write_scored(0, moves="1. e4 e5", black=True))
+
+    assert (rate(games).repeats, rate(games).clusters) == (0, 3)
+
+
 def test_a_tag_that_is_the_same_everywhere_parts_nothing(rate):
     """All games of a variant start alike: that is no reason to take them for one game."""
     fen = "4k3/pppppppp/8/8/8/8/PPPPPPPP/4K3 w - - 0 1"
-    games = [write_scored(i % 3 / 2, FEN=fen, moves="1. e4 e5") for i in range(12)]
+    replies = [f"1. {file}4 e{rank}" for file in "abcdef" for rank in (5, 6)]
+    games = [write_scored(i % 3 / 2, FEN=fen, moves=moves) for i, moves in enumerate(replies)]
     named = [game.replace("[FEN", f'[ECO "A0{i // 2}"]\n[FEN') for i, game in enumerate(games)]
 
     assert (rate(games).clusters, rate(games).clustered_by) == (12, "game")

@@ -158,8 +158,7 @@ def _write_notes(rating: PgnRating) -> list[str]:
         )
     if rating.elo is not None and rating.repeats:
         notes.append(
-            f"{rating.repeats} games repeat another move for move: the interval, which takes them"
-            " as independent, is too narrow."
+            f"{rating.repeats} games repeat another move for move and are one observation with it."
         )
     left_out = {
         "won by the opponent's forfeit": rating.wins_by_forfeit,

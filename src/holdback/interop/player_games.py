@@ -29,7 +29,7 @@ class PlayerGame:
     opening: tuple[tuple[str, str], ...]
     """What tags say about the opening, most exact first: tag and value."""
     moves: bytes = b""
-    """Digest of players and moves; empty where there are no moves."""
+    """Digest of players, start and moves; empty where there are no moves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,10 +104,11 @@ def read_player(
 
 
 def cluster_games(games: Sequence[PlayerGame]) -> tuple[list[str], str]:
-    """Name each game's cluster: games of one opening are not independent.
+    """Name each game's cluster: games of one opening are not independent, nor are copies of one.
 
     A tag that is the same in all games, such as the start of a variant, parts nothing and is passed
-    over; a game without a tag that parts is a cluster of its own.
+    over; a game without a tag that parts is a cluster of its own. Games that repeat another move
+    for move are in one cluster with it, and so are their openings where these are tagged apart.
 
     Returns:
         A name for each game, and the tags that they were made from, most used first.
@@ -121,7 +122,24 @@ def cluster_games(games: Sequence[PlayerGame]) -> tuple[list[str], str]:
         tag, value = told[0] if told else ("game", str(number))
         used[tag] += 1
         clusters.append(f"{tag} {value}")
-    return clusters, ", ".join(tag for tag, _ in used.most_common())
+    return _join_repeats(games, clusters), ", ".join(tag for tag, _ in used.most_common())
+
+
+def _join_repeats(games: Sequence[PlayerGame], clusters: Sequence[str]) -> list[str]:
+    """Make one cluster of all that share a game, by the name of the first."""
+    joined: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    first: dict[bytes, str] = {}
+    for game, cluster in zip(games, clusters, strict=True):
+        ours, theirs = find(cluster), find(first.setdefault(game.moves, cluster))
+        if game.moves and ours != theirs:
+            joined[ours] = theirs
+    return [find(cluster) for cluster in clusters]
 
 
 def count_repeats(games: Sequence[PlayerGame]) -> int:
@@ -180,7 +198,7 @@ def _name_players(tags: Tags) -> tuple[str, str]:
 
 def _take_side(game: PgnGame, white: str, black: str, ending: Ending, *, player: str) -> PlayerGame:
     points = _POINTS[game.result]
-    whole = " ".join((white, black, *game.moves)).encode()
+    whole = " ".join((white, black, _read_position(game.tags), *game.moves)).encode()
     return PlayerGame(
         opponent=black if player == white else white,
         points=points if player == white else 1 - points,
@@ -192,13 +210,18 @@ def _take_side(game: PgnGame, white: str, black: str, ending: Ending, *, player:
 
 def _describe_opening(tags: Tags) -> tuple[tuple[str, str], ...]:
     """List what the tags tell of the opening, most exact first."""
-    position = " ".join(tags.get("FEN", "").split()[:4])
     described = (
-        ("FEN", "" if position == _START else position),
+        ("FEN", _read_position(tags)),
         ("Opening", write_name(tags.get("Opening", ""))),
         ("ECO", tags.get("ECO", "")),
     )
     return tuple((tag, value) for tag, value in described if value not in ("", "?", "-"))
+
+
+def _read_position(tags: Tags) -> str:
+    """Give the position that a game starts from, without counters; empty for the ordinary one."""
+    position = " ".join(tags.get("FEN", "").split()[:4])
+    return "" if position == _START else position
 
 
 def _name_nobody(player: str, names: Counter[str], path: Path) -> UnknownNameError:

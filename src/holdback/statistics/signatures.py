@@ -54,12 +54,13 @@ class Signature:
     statistic: float
     """Difference from the closest control over its standard error; its sign is that of the sign."""
     p_value: float
-    """One-sided for throwing and level-holding, two-sided for the response curve."""
+    """One-sided, except for the response curve."""
     target: Estimate
     controls: Mapping[str, Estimate]
-    closest: str
+    """Empty where the target was held against a fixed null hypothesis alone."""
+    closest: str | None
     """The control from which the target differs least significantly."""
-    difference: Estimate
+    difference: Estimate | None
     """Target minus `closest`."""
     points: Mapping[str, tuple[Point, ...]]
     """`target` and every control."""
@@ -105,7 +106,7 @@ def detect_throwing(target: MoveLosses, controls: Mapping[str, MoveLosses]) -> S
         edges = np.linspace(0, 1, 11)
         return _bin_means(moves.win_probability, moves.lost, moves.clusters, edges)
 
-    return _compare(
+    return compare(
         name="throw signature",
         unit="win probability lost for each unit of own win probability",
         measure=measure,
@@ -157,13 +158,13 @@ def detect_level_holding(target: GameLevels, controls: Mapping[str, GameLevels])
         edges = np.linspace(0, 1, 11)
         return _bin_means(games.expected_score, games.win_probability, games.clusters, edges)
 
-    distances, _ = _measure_all(measure_distance, target, controls)
+    distances, _ = measure_all(measure_distance, target, controls)
 
     def test(control: str, difference: Measurement) -> float:
         nearer = distances[TARGET].minus(distances[control]).p_below(0.0)
         return max(nearer, difference.p_below(0.0))
 
-    return _compare(
+    return compare(
         name="level-holding",
         unit="win probability for each point expected",
         measure=measure_slope,
@@ -200,7 +201,7 @@ def detect_misfit(target: GameScores, controls: Mapping[str, GameScores]) -> Sig
     # A target between two controls is like neither and odd by no means: it is to differ from all
     # of them in the same direction.
     flatter, steeper = (
-        _compare(
+        compare(
             name="response curve",
             unit="slope of the score's logistic, Elo's curve = 1",
             measure=lambda games: fit_response(games).slope,
@@ -268,7 +269,7 @@ def fit_response(games: GameScores) -> Response:
     )
 
 
-def _measure_all(
+def measure_all(
     measure: Callable[[S], R], target: S, controls: Mapping[str, S]
 ) -> tuple[dict[str, R], dict[str, str]]:
     """Measure everybody; controls that cannot be are named with the reason.
@@ -296,7 +297,7 @@ def _measure_all(
     return measured, left_out
 
 
-def _compare(
+def compare(
     *,
     name: str,
     unit: str,
@@ -310,7 +311,7 @@ def _compare(
 
     `test` gives the p-value of a control's name and the target's difference from it.
     """
-    measured, left_out = _measure_all(measure, target, controls)
+    measured, left_out = measure_all(measure, target, controls)
     differences = {
         control: measured[TARGET].minus(measurement)
         for control, measurement in measured.items()
@@ -338,21 +339,29 @@ def _compare(
 def _bin_means(
     x: ArrayLike, y: ArrayLike, clusters: Sequence[str], edges: Floats
 ) -> tuple[Point, ...]:
-    """Mean of y in [0, 1] by bins of x; bins with fewer than two clusters have no interval."""
+    """Mean of y in [0, 1] by bins of x."""
     across, up = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     bins = np.clip(np.digitize(across, edges) - 1, 0, len(edges) - 2)
-    return _group_means(bins, across, up, clusters)
+    return group_means(bins, across, up, clusters)
 
 
 def _draw_response(games: GameScores) -> tuple[Point, ...]:
     opponents = np.asarray(games.opponents_elo, dtype=float)
     _, group = np.unique(opponents, return_inverse=True)
-    return _group_means(group, opponents, np.asarray(games.scores, dtype=float), games.clusters)
+    return group_means(group, opponents, np.asarray(games.scores, dtype=float), games.clusters)
 
 
-def _group_means(
+def group_means(
     group: NDArray[np.intp], across: Floats, up: Floats, clusters: Sequence[str]
 ) -> tuple[Point, ...]:
+    """Mean of `up` in [0, 1] a group; groups with fewer than two clusters have no interval.
+
+    Args:
+        group: Number of each observation's group, shape (n,).
+        across: Where the group stands is the mean of these, shape (n,).
+        up: What is averaged, shape (n,).
+        clusters: Cluster of each observation, length n.
+    """
     points = []
     names = np.asarray(clusters, dtype=str)
     for number in np.unique(group):
