@@ -142,6 +142,8 @@ def test_names_can_be_read_again(sigma, seed, words):
     [
         ("m?rung=nois&sigma=1", "unknown technique 'nois'"),
         ("m?rung=weight_nois", "Did you mean 'weight_noise'"),
+        ("m?rung=nosie", r"Did you mean 'noise'\? Short names: noise for weight_noise"),
+        ("m?rung=correct-64", r"needs plan=audit\.toml"),
         ("m?sigma=1", "parameters after rung="),
         ("m?rung", "expected key=value"),
         ("?rung=noise", "expected a checkpoint"),

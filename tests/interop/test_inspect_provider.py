@@ -25,7 +25,7 @@ from inspect_examples import sums, tooled
 from text_models import FakeTextModel, add_numbers
 from tiny_text import make_text_model
 
-from holdback.errors import CheckpointError, ConfigError
+from holdback.errors import CheckpointError, ConfigError, UnknownNameError
 from holdback.interop.conversations import render_conversation
 from holdback.interop.inspect_provider import _write_logprobs, make_engine_api
 from holdback.models.protocol import Format, Generation, Presentation, Request, StopReason
@@ -79,6 +79,24 @@ def test_a_local_checkpoint_answers_as_its_engine_does(checkpoint):
     )
     assert output.stop_reason == {"length": "max_tokens", "stop": "stop"}[expected.stop_reason]
     model.api.close()
+
+
+def test_a_bad_rung_is_one_line_of_inspects_command():
+    """Of Holdback's own type for programs; Click, which `inspect` is made with, prints a line."""
+    import click
+    from click.testing import CliRunner
+
+    @click.command()
+    def inspect():
+        get_model("holdback/builtin:chess/chat?rung=nosie", memoize=False)
+
+    ended = CliRunner().invoke(inspect, standalone_mode=True)
+
+    assert ended.exit_code == 1
+    assert ended.output.count("\n") == 1
+    assert "Did you mean 'noise'?" in ended.output
+    with pytest.raises(UnknownNameError, match="nosie"):
+        get_model("holdback/builtin:chess/chat?rung=nosie", memoize=False)
 
 
 @pytest.mark.parametrize(

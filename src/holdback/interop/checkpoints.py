@@ -13,9 +13,10 @@ by their names alone: what Inspect memoises, caches and resumes.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -241,9 +242,18 @@ def _find_rung(text: str, plan: AuditPlan | None, pairs: Sequence[tuple[str, Any
     try:
         build_technique(rung)
     except UnknownNameError as error:
-        rungs = f" Rungs of the plan: {', '.join(sorted(planned))}." if planned else ""
-        raise UnknownNameError(f"model {text!r}: {error}{rungs}") from error
+        raise UnknownNameError(f"model {text!r}: {error}{_hint_at(names[0], planned)}") from error
     return rung
+
+
+def _hint_at(name: str, planned: Collection[str]) -> str:
+    """Say what else could have been meant: a short name, or a rung of an audit file."""
+    close = difflib.get_close_matches(name, ALIASES, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    short = ", ".join(f"{alias} for {full}" for alias, full in ALIASES.items())
+    rungs = f"Rungs of the plan: {', '.join(sorted(planned))}"
+    files = rungs if planned else "A rung of an audit file needs plan=audit.toml before it"
+    return f"{hint} Short names: {short}. {files}."
 
 
 def _find_task(text: str, plan: AuditPlan | None, name: Any) -> str | None:

@@ -276,11 +276,14 @@ class HoldbackAPI(EngineAPI):
         from holdback.interop.checkpoints import lend_variant, parse_reference
 
         extra = model_args if base_url is None else {**model_args, "base_url": base_url}
-        self.variant: Variant = parse_reference(model_name, extra)
         self._stack = ExitStack()
         # Inspect does not close a model that it keeps for the next evaluation of the process.
         weakref.finalize(self, self._stack.close)
-        model = self._stack.enter_context(lend_variant(self.variant))
+        try:
+            self.variant: Variant = parse_reference(model_name, extra)
+            model = self._stack.enter_context(lend_variant(self.variant))
+        except HoldbackError as error:
+            raise _show(error) from None
         super().__init__(model, self.variant.name, config=config)
 
     def close(self) -> None:
@@ -288,6 +291,16 @@ class HoldbackAPI(EngineAPI):
         super().close()
         self._stack.close()
         self.lent = None
+
+
+def _show(error: HoldbackError) -> HoldbackError:
+    """Make an error one that Inspect's command prints as a line: Click does so with its own."""
+    from click import ClickException
+
+    kind = type(error)
+    shown = type(kind.__name__, (ClickException, kind), {"__module__": kind.__module__})
+    told: HoldbackError = shown(" ".join(str(error).split()))
+    return told
 
 
 async def _wait_for(future: Future[Answered]) -> Answered:
