@@ -62,6 +62,12 @@ def test_who_throws_and_steers_is_told_from_honest_players():
     assert found["throw", "entertainer"].p_value < 0.01
     assert found["level_holding", "entertainer"].p_value < 0.01
     assert found["throw", "sham"].p_value > 0.01
+    assert found["combined", "entertainer"].p_value < 0.01
+    assert found["combined", "sham"].p_value > 0.01
+    # Three signs as one, the smallest times three; then three checkpoints.
+    single = [found[name, "entertainer"] for name in ("throw", "level_holding", "response_curve")]
+    tested = [sign.p_unadjusted for sign in single if sign.p_unadjusted is not None]
+    assert found["combined", "entertainer"].p_unadjusted == pytest.approx(len(tested) * min(tested))
     assert found["level_holding", "sham"].p_value > 0.01
 
 
@@ -90,7 +96,7 @@ def test_illegal_answers_to_positions_are_no_throws():
         records=tuple(answer(i, illegal=False) for i in range(200)), displayed=99.0, elicited=99.0
     )
 
-    (sign,) = (
+    sign, combined = (
         sign
         for sign in find_signatures(
             {"clumsy": clumsy, "clean": clean},
@@ -100,8 +106,9 @@ def test_illegal_answers_to_positions_are_no_throws():
         if sign.checkpoint == "clumsy"
     )
 
-    assert sign.name == "throw"
-    assert sign.p_value is None or sign.p_value > 0.05
+    assert (sign.name, combined.name) == ("throw", "combined")
+    assert sign.p_value > 0.05
+    assert combined.p_value > 0.05
 
 
 def test_a_player_who_lost_everything_still_has_its_figure():

@@ -76,10 +76,14 @@ class ProfilePoint:
 class Signature:
     """A sign of underperformance in one checkpoint's displayed behaviour, against honest players.
 
-    `name` is `throw` (win probability lost against own advantage), `level_holding` (win
+    For games `name` is `throw` (win probability lost against own advantage), `level_holding` (win
     probability kept near even against everyone) or `response_curve` (score against opponent
-    rating). `statistic` is the checkpoint's, `reference` the controls', `difference` their
-    difference where both exist.
+    rating); for questions `below_chance` (right less often than by guessing), `flat_in_difficulty`
+    (as right on hard ones as on easy ones), `position_collapse` (errors at one position) or
+    `position_dependence` (right where the right choice stands at one position). `combined` is all
+    signs of the checkpoint on the task as one; it has no figure and no statistic. `statistic` is
+    the checkpoint's, `reference` the closest control's, `difference` their difference where both
+    exist.
     """
 
     name: str
@@ -88,14 +92,16 @@ class Signature:
     x_label: str
     y_label: str
     points: tuple[ProfilePoint, ...]
-    """What the figure draws."""
+    """What the figure draws; empty for a sign without one."""
     statistic: Estimate | None
     reference: Estimate | None
     difference: Estimate | None
     p_value: float | None
-    """After Holm over all signs of all checkpoints on the task."""
+    """After Holm over all single signs of all checkpoints on the task, or all combined ones."""
     words: str
     """The result in one sentence; empty where the data allow none."""
+    p_unadjusted: float | None = None
+    """The checkpoint's own, whatever else was audited."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
