@@ -105,6 +105,18 @@ def test_a_task_can_need_more_than_a_checkpoint_gives(monkeypatch, tmp_path):
     assert any("not climbed: displayed, again" in remark for remark in result.remarks)
 
 
+def test_answers_alone_cannot_be_constrained():
+    """A raw endpoint gives log-probabilities of texts, and none step by step: said beforehand."""
+    remote = 'model = "openai-api/lab/m"\nbase_url = "http://127.0.0.1:9/v1"\nchat = false'
+    constrained = '[[ladder]]\nname = "only"\ntechnique = "constrained"\n\n[budget]'
+    plan = fake_plan(('model = "fake:0.3/0.8"', remote), ("[budget]", constrained))
+
+    skipped = {(s.checkpoint, s.rung): s.reason for s in find_skipped(plan)}
+
+    assert "log-probabilities at every step" in skipped["sandbagger", "only"]
+    assert "only" in climb(plan, build_ladder(plan))["sham", "questions"]
+
+
 ENGINE = (
     ('model = "fake:0.3/0.8"', 'model = "uci/stockfish?nodes=10"'),
     ("[budget]", '[[ladder]]\nname = "told"\ntechnique = "instruction"\n'

@@ -283,6 +283,8 @@ def _find_obstacle(technique: Technique, task: Task, given: Access, *, in_words:
     need = max(technique.access, asks)
     if need > given:
         return f"needs {need.name.lower()}, and of this checkpoint there are {given.name.lower()}"
+    if given is not Access.WEIGHTS and _constrains(technique, task):
+        return "needs log-probabilities at every step, and whole answers are all that is given"
     if not in_words and _rewords(technique, task):
         return "changes how a model is asked in words, and an engine is given positions"
     return ""
@@ -295,6 +297,15 @@ class _StandIn:
     name: str = "stand-in"
     presentation: Presentation = field(default_factory=Presentation)
     decoding: Decoding = field(default_factory=Decoding)
+
+
+def _constrains(technique: Technique, task: Task) -> bool:
+    stand_in: Any = _StandIn()
+    try:
+        lent = present(technique, stand_in, task, np.random.default_rng(0))
+    except ConfigError:
+        return False
+    return lent is not None and lent.decoding.constrained
 
 
 def _rewords(technique: Technique, task: Task) -> bool:
