@@ -233,7 +233,10 @@ def make_result(plan: AuditPlan) -> AuditResult:
             for name in ("entertainer", "sham", "novice")
             for kind in ("strong", "weak")
         ),
-        signatures=tuple(make_signature(name, kind) for name in names for kind in SIGNATURES),
+        signatures=(
+            *(make_signature(name, kind) for name in names for kind in SIGNATURES),
+            *(make_combined(name) for name in names),
+        ),
         games=tuple(make_game(rung) for rung in ("displayed", "lora_strong_16")),
         failed=(FailedRun(label="novice · chess_games · votes_5", reason="the engine died twice"),),
         remarks=(
@@ -396,6 +399,23 @@ def make_signature(name: str, kind: str) -> Signature:
         difference=estimate(0.29, 0.06) if hides else None,
         p_value=0.00004 if hides else None,
         words="It loses more win probability the better it stands." if hides else "Nothing odd.",
+    )
+
+
+def make_combined(name: str) -> Signature:
+    return Signature(
+        name="combined",
+        checkpoint=name,
+        task="chess_games",
+        x_label="",
+        y_label="",
+        points=(),
+        statistic=None,
+        reference=None,
+        difference=None,
+        p_value=0.0003 if name == "entertainer" else 1.0,
+        words=f"3 signs of {name} as one",
+        p_unadjusted=0.0001 if name == "entertainer" else 0.4,
     )
 
 

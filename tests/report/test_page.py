@@ -64,6 +64,14 @@ def test_page_is_balanced_with_unique_identifiers(any_page):
     assert any_page.startswith("<!doctype html>")
 
 
+def test_a_sign_without_a_figure_is_told_in_words(result):
+    """All signs as one have nothing to draw; their sentence is on the page all the same."""
+    text = render_page(result)
+
+    assert "<h4>All signs as one</h4>\n<p>3 signs of entertainer as one.</p>" in text
+    assert text.count("All signs as one") == len({f.checkpoint for f in result.findings})
+
+
 def test_page_loads_nothing_and_runs_nothing(any_page):
     """No script, no event handler, no style attribute, no address outside the page."""
     page = _Page(any_page)

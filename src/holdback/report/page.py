@@ -30,6 +30,11 @@ _SIGNATURE_TITLES = {
     "throw": "Win probability lost against own advantage",
     "level_holding": "Level-holding against every strength",
     "response_curve": "Score against opponent rating",
+    "below_chance": "Right less often than by guessing",
+    "flat_in_difficulty": "Accuracy by difficulty",
+    "position_collapse": "Where errors stand",
+    "position_dependence": "Accuracy by where the right choice stands",
+    "combined": "All signs as one",
 }
 
 
@@ -44,7 +49,8 @@ class _Section:
     outcomes: Markup | None
     counts: Mapping[str, Mapping[str, int]]
     recoveries: tuple[tuple[RecoveryCurve, Markup], ...]
-    signatures: tuple[tuple[Signature, str, Markup], ...]
+    signatures: tuple[tuple[Signature, str, Markup | None], ...]
+    """Each with its heading and its figure, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,10 +206,10 @@ def _section(result: AuditResult, finding: Finding) -> _Section:
             (
                 signature,
                 _SIGNATURE_TITLES.get(signature.name, signature.name.replace("_", " ")),
-                _draw_signature(result, signature, controls),
+                _draw_signature(result, signature, controls) if signature.points else None,
             )
             for signature in result.signatures
-            if _is_on(signature, finding.checkpoint, finding.task) and signature.points
+            if _is_on(signature, finding.checkpoint, finding.task)
         ),
     )
 
