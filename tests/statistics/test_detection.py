@@ -52,6 +52,7 @@ def test_hanley_and_mcneil_readings():
     assert found.high == pytest.approx(0.94, abs=0.015)
 
 
+@settings(deadline=None)
 @given(scores, scores)
 def test_area_counts_pairs(positive, negative):
     """The share of pairs in the right order, ties a half; SciPy's U; the area below the points."""
@@ -69,6 +70,7 @@ def test_area_counts_pairs(positive, negative):
         assert area == pytest.approx(np.trapezoid(y, x))
 
 
+@settings(deadline=None)
 @given(scores, scores)
 def test_area_turns_with_the_sign(positive, negative):
     """Calling negatives what were positives mirrors the area and its interval."""
