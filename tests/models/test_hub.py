@@ -78,6 +78,26 @@ def test_a_branch_becomes_a_commit(cache, tiny):
     assert load_checkpoint(pinned).name == "tiny"
 
 
+def test_vllm_runs_the_commit_too(cache, tiny):
+    """The same repository under another engine is pinned as it is, and to the same commit."""
+    served = replace(tiny, model="vllm/org/tiny", adapter="hf/org/lora")
+
+    pinned = pin_checkpoint(served)
+
+    assert (pinned.model, pinned.revision) == ("vllm/org/tiny", COMMIT)
+    assert pinned.adapter == f"hf/org/lora@{OTHER}"
+    assert pin_checkpoint(pinned) == pinned
+    named = pin_checkpoint(replace(tiny, model="vllm/org/tiny@main"))
+    assert (named.model, named.revision) == ("vllm/org/tiny", COMMIT)
+
+
+def test_vllm_leaves_a_folder_alone(folders, tiny):
+    """What is on this machine is at no commit."""
+    served = replace(tiny, model=f"vllm/{folders.model}")
+
+    assert pin_checkpoint(served) == served
+
+
 def test_another_commit_is_another_checkpoint(cache, tiny, folders):
     """The digest follows the commit."""
     add_repo(cache, "org/tiny", folders.model, commit="b" * 40)

@@ -114,7 +114,14 @@ def pin_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         CheckpointError: if the hub, or offline its cache, does not know them.
     """
-    if _find_provider(checkpoint) is not None:
+    provider = _find_provider(checkpoint)
+    if provider is not None and provider.scheme == "vllm":
+        from holdback.models.vllm import refer_locally
+
+        pinned_weights = pin_checkpoint(refer_locally(checkpoint))
+        model = f"vllm/{pinned_weights.model.removeprefix(HUB)}"
+        return replace(pinned_weights, model=model)
+    if provider is not None:
         return checkpoint
     changes: dict[str, str | None] = {}
     if (repo := find_repo(checkpoint.model, revision=checkpoint.revision)) is not None:

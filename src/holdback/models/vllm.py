@@ -164,9 +164,8 @@ def load_vllm(checkpoint: Checkpoint) -> VllmModel:
             f"checkpoint {checkpoint.name!r}: expected no `device` with vllm/, got"
             f" {checkpoint.device!r}; choose GPUs by CUDA_VISIBLE_DEVICES"
         )
-    reference = checkpoint.model.removeprefix(_SCHEME)
-    # Local weights under their own names: safe files only, and the same folder for both.
-    local = replace(checkpoint, model=_refer_locally(reference))
+    # Safe files only, and the same folder for weights and tokenizer.
+    local = refer_locally(checkpoint)
     check_files(local)
     folder = resolve_folder(local.model, revision=local.revision)
     options: dict[str, Any] = {
@@ -196,10 +195,11 @@ def load_vllm(checkpoint: Checkpoint) -> VllmModel:
     )
 
 
-def _refer_locally(reference: str) -> str:
-    if reference.startswith(BUILTIN) or Path(reference).is_dir():
-        return reference
-    return f"{HUB}{reference}"
+def refer_locally(checkpoint: Checkpoint) -> Checkpoint:
+    """Name the weights of `vllm/<folder-or-repo>` as those of this machine's own engine."""
+    reference = checkpoint.model.removeprefix(_SCHEME)
+    own = reference.startswith(BUILTIN) or Path(reference).is_dir()
+    return replace(checkpoint, model=reference if own else f"{HUB}{reference}")
 
 
 def _read_rank(adapter: str) -> int:
