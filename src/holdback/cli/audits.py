@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from holdback.audit import AuditResult, Prepared
     from holdback.plan import AuditPlan
     from holdback.runs.planning import Forecast
-    from holdback.runs.timing import Timing
+    from holdback.runs.timing import Application, Timing
     from holdback.tasks.task import Prompt
 
 
@@ -147,11 +147,13 @@ def show_plan(
     if show_prompts:
         _print_prompts(prepared, console)
     timings: list[Timing] = []
+    applications: list[Application] = []
     if timed:
-        from holdback.runs.timing import apply_timings, time_tasks
+        from holdback.runs.timing import apply_timings, time_tasks, time_techniques
 
         timings = time_tasks(prepared.plan, prepared.ladder)
-        prepared = replace(prepared, plan=apply_timings(prepared.plan, timings))
+        applications = time_techniques(prepared.plan, prepared.ladder)
+        prepared = replace(prepared, plan=apply_timings(prepared.plan, timings, applications))
     _print_forecast(prepared.plan, forecast(prepared.plan, prepared.ladder), console)
     for timing in timings:
         _tell(
@@ -159,8 +161,22 @@ def show_plan(
             f"{timing.task}: timed here on {timing.checkpoint}: {timing.samples_per_second:.3g}"
             f" samples/s over {timing.samples} samples",
         )
+    for done in applications:
+        _tell_application(done, console)
     # Local tokenizers take seconds to load, so they are not asked where nobody pays.
     _print_tokens(prepared, console, priced=not (show_prompts or timed))
+
+
+def _tell_application(done: Application, console: Console) -> None:
+    """Say how long a technique takes to apply, where it takes a while, or that it is left out."""
+    rungs, place = ", ".join(done.rungs), f"on {done.checkpoint}"
+    if done.seconds is None:
+        _tell(
+            console,
+            f"{rungs}: the time to apply it is left out, could not be {place}: {done.reason}",
+        )
+    elif done.seconds >= 0.1:
+        _tell(console, f"{rungs}: applied once here {place}: {done.seconds:.2g} s")
 
 
 @main.command()

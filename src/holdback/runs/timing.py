@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from holdback.elicitation.technique import Ladder
+from holdback.errors import HoldbackError
+from holdback.lineage import Checkpoint
 from holdback.models.registry import load_checkpoint
-from holdback.plan import AuditPlan
+from holdback.plan import AuditPlan, RungPlan
 from holdback.runs.planning import build_lineage, build_task, build_technique, climb
 from holdback.tasks.task import Split
 
 _SAMPLES = 16
+_DEMONSTRATIONS = ("n", "demonstrator")
+"""Parameters that say what a technique shows, and not how long it works on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +65,72 @@ def time_tasks(plan: AuditPlan, ladder: Ladder, *, samples: int = _SAMPLES) -> l
     return timings
 
 
-def apply_timings(plan: AuditPlan, timings: Sequence[Timing]) -> AuditPlan:
-    """Put measured rates in the place of the file's."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Application:
+    """How long it takes here to apply a technique once, as training does before it is asked."""
+
+    rungs: tuple[str, ...]
+    """That it stands for: they differ in their demonstrations alone."""
+    checkpoint: str
+    task: str
+    seconds: float | None
+    """Of the rung with the most demonstrations; None if it could not be applied."""
+    reason: str = ""
+    """Why it could not."""
+
+
+def time_techniques(plan: AuditPlan, ladder: Ladder) -> list[Application]:
+    """Apply each technique once whose time the file does not say, and time it.
+
+    On the first checkpoint and task that climb it. Rungs that differ in their demonstrations alone
+    are timed by the one that takes the most of them.
+    """
+    lineage, climbed = build_lineage(plan), climb(plan, ladder)
+    alike: dict[str, list[RungPlan]] = {}
+    for rung in plan.ladder:
+        if not rung.seconds and any(rung.name in names for names in climbed.values()):
+            kept = {k: v for k, v in rung.parameters.items() if k not in _DEMONSTRATIONS}
+            alike.setdefault(json.dumps([rung.technique, kept], sort_keys=True), []).append(rung)
+    applications = []
+    for rungs in alike.values():
+        rung = max(rungs, key=lambda rung: int(rung.parameters.get("n", 0)))
+        checkpoint, task = next(place for place, names in climbed.items() if rung.name in names)
+        try:
+            seconds, reason = _time_application(plan, lineage[checkpoint], task, rung), ""
+        except HoldbackError as error:
+            seconds, reason = None, str(error)
+        applications.append(
+            Application(
+                rungs=tuple(rung.name for rung in rungs),
+                checkpoint=checkpoint,
+                task=task,
+                seconds=seconds,
+                reason=reason,
+            )
+        )
+    return applications
+
+
+def _time_application(plan: AuditPlan, checkpoint: Checkpoint, task: str, rung: RungPlan) -> float:
+    model, technique = load_checkpoint(checkpoint), build_technique(rung)
+    rng = np.random.default_rng([plan.seed, rung.seeds[0]])
+    built = build_task(plan, task)
+    started = time.monotonic()
+    with technique.apply(model, built, rng):
+        return time.monotonic() - started
+
+
+def apply_timings(
+    plan: AuditPlan, timings: Sequence[Timing], applications: Sequence[Application] = ()
+) -> AuditPlan:
+    """Put measured rates in the place of the file's, and measured times where it says none."""
+    taken = {name: done.seconds or 0.0 for done in applications for name in done.rungs}
     rates = {timing.task: timing.samples_per_second for timing in timings}
     tasks = {
         name: replace(task, samples_per_second=rates.get(name, task.samples_per_second))
         for name, task in plan.tasks.items()
     }
-    return replace(plan, tasks=tasks)
+    ladder = tuple(
+        replace(rung, seconds=taken.get(rung.name, rung.seconds)) for rung in plan.ladder
+    )
+    return replace(plan, tasks=tasks, ladder=ladder)
