@@ -9,6 +9,7 @@ reading    store -> findings, curves, signatures, games
 behaviour  signatures and example games, from the metadata of records
 """
 
+from holdback.audit.prepared import Prepared
 from holdback.audit.reading import read_result
 from holdback.audit.result import (
     AuditResult,
@@ -20,7 +21,7 @@ from holdback.audit.result import (
     RungResult,
     Signature,
 )
-from holdback.audit.running import Prepared, prepare, run_audit
+from holdback.audit.running import prepare, run_audit
 
 __all__ = [
     "AuditResult",

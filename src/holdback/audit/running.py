@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from holdback.audit.reading import choose_rungs, read_result
+from holdback.audit.prepared import Prepared
+from holdback.audit.reading import (
+    Place,
+    choose_rungs,
+    find_planted,
+    find_undecided,
+    find_unqualified,
+    read_result,
+)
 from holdback.audit.result import AuditResult
+from holdback.audit.secrets import name_secret, plan_secret, tasks_for_secret
+from holdback.elicitation.secret import KEY
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
 from holdback.models.registry import fetch_checkpoint
@@ -31,6 +41,7 @@ from holdback.runs.planning import (
     plan_runs,
     samples_for,
 )
+from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split, Task
 
@@ -59,26 +70,6 @@ class ChecksSamples(Protocol):
             ConfigError: if not, with how many it has.
         """
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
-    """A plan whose every name was found to stand for something."""
-
-    plan: AuditPlan
-    ladder: Ladder
-    """Without the rungs that need more access than the plan allows."""
-    digests: Mapping[str, str]
-    """Checkpoint to the digest of its files."""
-    task_digests: Mapping[str, str]
-    """Task to the digest of what it asks."""
-
-    @property
-    def digest(self) -> str:
-        """Identity of the audit: its plan, and the checkpoints and tasks as they are now."""
-        parts = sorted([*self.digests.items(), *self.task_digests.items()])
-        identity = [dump_plan(self.plan), *(f"{name}={digest}" for name, digest in parts)]
-        return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
 def prepare(plan: AuditPlan) -> Prepared:
@@ -148,37 +139,103 @@ def run_audit(
         command: What the user typed, for the report.
         allowance: Caps on what is spent here; where one is reached the rest is left for later.
     """
-    plan, digest = prepared.plan, prepared.digest
+    digest = prepared.digest
     allowance = allowance or Allowance()
-    for checkpoint in build_lineage(plan):
+    for checkpoint in build_lineage(prepared.plan):
         # All weights first: a repository that cannot be fetched costs no hours of other runs.
         fetch_checkpoint(checkpoint)
-    digests = {"digests": prepared.digests, "task_digests": prepared.task_digests}
-    store.begin_audit(digest, plan=dump_plan(plan), command=command)
+    perform = partial(
+        execute, store=store, executor=executor, observer=observer, allowance=allowance
+    )
+    store.begin_audit(digest, plan=dump_plan(prepared.plan), command=command)
     started = time.monotonic()
     try:
-        rungs = climb(plan, prepared.ladder)
-        # The ordinary protocol is needed on both splits whatever is chosen: one phase less to wait.
-        displayed = {where: [plan.displayed.name] for where, names in rungs.items() if names}
-        specs = plan_runs(plan, rungs, Split.SELECT, **digests)
-        specs += plan_runs(plan, displayed, Split.TEST, **digests)
-        store.enlist(digest, specs)
-        perform = partial(
-            execute,
-            plan=plan,
-            store=store,
-            executor=executor,
-            observer=observer,
-            allowance=allowance,
+        _climb_all(
+            prepared, climb(prepared.plan, prepared.ladder), digest, store, perform, allowance
         )
-        perform(specs)
-        if allowance.reached:
-            # A rung chosen on half the records might not be the one of all of them.
-            return read_result(store, digest)
-        chosen = {where: [rung] for where, rung in choose_rungs(plan, store, specs).items()}
-        specs = plan_runs(plan, chosen, Split.TEST, **digests)
-        store.enlist(digest, specs)
-        perform(specs)
+        if not allowance.reached:
+            _qualify(prepared, store, perform, allowance, command)
     finally:
         store.add_seconds(digest, time.monotonic() - started)
     return read_result(store, digest)
+
+
+def _climb_all(
+    prepared: Prepared,
+    rungs: Mapping[Place, Sequence[str]],
+    digest: str,
+    store: RunStore,
+    perform: Callable[..., None],
+    allowance: Allowance,
+) -> None:
+    """Run rungs on `select`, then on `test` the ordinary protocol and what was chosen."""
+    plan = prepared.plan
+    digests = {"digests": prepared.digests, "task_digests": prepared.task_digests}
+
+    def run(specs: Sequence[RunSpec]) -> None:
+        store.enlist(digest, specs)
+        perform(specs, plan=plan)
+
+    # The ordinary protocol is needed on both splits whatever is chosen: one phase less to wait.
+    shown = {where: _always_tested(plan, names) for where, names in rungs.items() if names}
+    specs = plan_runs(plan, rungs, Split.SELECT, **digests)
+    run([*specs, *_look(plan, plan_runs(plan, shown, Split.TEST, **digests), 1)])
+    if allowance.reached:
+        # A rung chosen on half the records might not be the one of all of them.
+        return
+    chosen = choose_rungs(plan, store, specs)
+    tested = {where: [*shown[where], rung] for where, rung in chosen.items()}
+    for look in range(1, plan.looks + 1):
+        run(_look(plan, plan_runs(plan, tested, Split.TEST, **digests), look))
+        if allowance.reached or look == plan.looks:
+            return
+        undecided = find_undecided(store, digest)
+        tested = {where: names for where, names in tested.items() if where in undecided}
+
+
+def _always_tested(plan: AuditPlan, names: Sequence[str]) -> list[str]:
+    """Name the rungs that run on `test` whatever is chosen: the first, and a copy's key."""
+    return [
+        name for name in names if name == plan.displayed.name or plan.rung(name).technique == KEY
+    ]
+
+
+def _look(plan: AuditPlan, specs: Sequence[RunSpec], look: int) -> list[RunSpec]:
+    """Cut runs to the samples of a look, the last of which has them all."""
+    return [replace(spec, samples=math.ceil(spec.samples * look / plan.looks)) for spec in specs]
+
+
+def _qualify(
+    prepared: Prepared,
+    store: RunStore,
+    perform: Callable[..., None],
+    allowance: Allowance,
+    command: str,
+) -> None:
+    """Let locked copies climb, of every checkpoint that nothing was found in."""
+    plan, digest = prepared.plan, prepared.digest
+    waiting = {place: tasks_for_secret(plan, place[1]) for place in find_unqualified(store, digest)}
+    while waiting:
+        # One task after the other: of a copy that shows nothing to hide the next is tried.
+        task = next(iter(waiting.values()))[0]
+        copies = plan_secret(prepared, task)
+        names = [name for (name, _), tasks in waiting.items() if tasks[0] == task]
+        rungs = climb(copies.plan, copies.ladder)
+        audit = name_secret(digest, task)
+        store.begin_audit(audit, plan=dump_plan(copies.plan), command=command)
+        _climb_all(
+            copies,
+            {place: rungs[place] for place in rungs if place[0] in names},
+            audit,
+            store,
+            perform,
+            allowance,
+        )
+        if allowance.reached:
+            return
+        planted = find_planted(store, digest)
+        waiting = {
+            place: tasks[1:] if tasks[0] == task else tasks
+            for place, tasks in waiting.items()
+            if place[0] not in planted and (tasks[0] != task or tasks[1:])
+        }

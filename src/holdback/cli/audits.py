@@ -46,6 +46,13 @@ AsJson = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Touch no network but this machine's own servers.")
 ]
+Qualify = Annotated[
+    bool | None,
+    typer.Option(
+        "--qualify/--no-qualify",
+        help="Plant a secret in a copy of what nothing is found in; [qualify] in AUDIT if unsaid.",
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option("--out", help="Where the report goes; runs/<audit>.html (-quick.html) if unsaid."),
@@ -67,6 +74,7 @@ def audit(
         int | None, typer.Option(min=1, help="Processes; [budget] in AUDIT says otherwise.")
     ] = None,
     access: Limit = None,
+    qualify: Qualify = None,
     offline: Offline = False,
     max_samples: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many new samples (code 3).")
@@ -79,7 +87,7 @@ def audit(
     ] = None,
 ) -> None:
     """Run every checkpoint, task and rung that AUDIT names, and say what is held back."""
-    plan = _load(name, quick=quick, access=access, offline=offline)
+    plan = _load(name, quick=quick, access=access, qualify=qualify, offline=offline)
     from rich.console import Console
 
     from holdback.audit import prepare, run_audit
@@ -127,6 +135,7 @@ def show_plan(
     *,
     quick: Quick = False,
     access: Limit = None,
+    qualify: Qualify = None,
     offline: Offline = False,
     show_prompts: Annotated[
         bool, typer.Option("--show-prompts", help="Print the first prompt of every rung.")
@@ -136,7 +145,7 @@ def show_plan(
     ] = False,
 ) -> None:
     """Say what an audit would run, how long it takes and what it could see; run nothing."""
-    plan = _load(name, quick=quick, access=access, offline=offline)
+    plan = _load(name, quick=quick, access=access, qualify=qualify, offline=offline)
     from rich.console import Console
 
     from holdback.audit import prepare
@@ -216,7 +225,12 @@ def _is_audit(name: str) -> bool:
 
 
 def _load(
-    name: str, *, quick: bool = False, access: Access | None = None, offline: bool = False
+    name: str,
+    *,
+    quick: bool = False,
+    access: Access | None = None,
+    qualify: bool | None = None,
+    offline: bool = False,
 ) -> AuditPlan:
     if offline:
         from holdback.models.hub import go_offline
@@ -234,6 +248,8 @@ def _load(
         raise UnknownNameError.among("audit file or shipped audit", name, shipped)
     if quick:
         plan = plan.quickened()
+    if qualify is not None:
+        plan = replace(plan, qualify=replace(plan.qualify, enabled=qualify))
     return plan if access is None else replace(plan, access=access.value)
 
 
@@ -279,6 +295,12 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
         f"{expected.runs} runs, {expected.samples} samples, about {expected.minutes:.0f} min on"
         f" {workers} worker{'s' if workers > 1 else ''}, counted with the costliest rung on test"
     ]
+    if expected.secrets is not None:
+        added = expected.secrets
+        lines.append(
+            f"planted secrets, at most: {added.runs} runs, {added.samples} samples, about"
+            f" {added.minutes:.0f} min more, and the planting; --no-qualify leaves them out"
+        )
     if plan.budget.minutes is not None and expected.minutes > plan.budget.minutes:
         lines.append(
             f"more than the budget of {plan.budget.minutes:g} min: ask for fewer samples or rungs,"

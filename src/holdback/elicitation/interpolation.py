@@ -24,13 +24,15 @@ class Interpolation:
     Fine-tuned weights and those they were made from are joined by a line without a hill in the
     loss, along which what training added fades (Wortsman et al. 2022, arXiv 2109.01903; Ilharco et
     al. 2023, «Editing models with task arithmetic», arXiv 2212.04089): what was learned last, such
-    as hiding, may fade before what was learned thoroughly.
+    as hiding, may fade before what was learned thoroughly. But what the mixture can do may be the
+    parent's: an honest model that lost a skill gets it back by it, so the rung is never chosen.
     """
 
     alpha: float
     access = Access.WEIGHTS
     draws = False
     uses_parent = True
+    is_candidate = False
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:

@@ -54,7 +54,7 @@ class Instruction:
         Raises:
             ConfigError: for a text that the model's tokenizer does not know.
         """
-        _check_readable(model, "instruction", {"text": self.text})
+        check_readable(model, "instruction", {"text": self.text})
         yield with_presentation(model, format=Format.CHAT, instruction=self.text)
 
 
@@ -79,11 +79,11 @@ class Completion:
             ConfigError: for a header that the model's tokenizer does not know.
         """
         header = self.header or {}
-        _check_readable(model, "completion", header)
+        check_readable(model, "completion", header)
         yield with_presentation(model, format=Format.COMPLETION, instruction=None, header=header)
 
 
-def _check_readable(model: Any, technique: str, texts: Mapping[str, str]) -> None:
+def check_readable(model: Any, technique: str, texts: Mapping[str, str]) -> None:
     """Refuse a text that reads as nothing: the rung would be the one without it, unnoticed."""
     # A remote model keeps its tokenizer to itself.
     can_read = getattr(model, "can_read", lambda text: True)

@@ -99,13 +99,14 @@ class BestOfN:
 
     The verifier knows the target, so this is what the model can reach and not what it would submit
     (pass@n, Chen et al. 2021, arXiv 2107.03374). Guesses gain by it too: compare at an equal number
-    of draws with a control, never with one draw.
+    of draws with a control, never with one draw; the rung is shown, and never chosen.
     """
 
     n: int
     temperature: float | None = None
     access = Access.SAMPLES
     draws = False
+    is_candidate = False
 
     def __post_init__(self) -> None:
         if self.n < 2:

@@ -49,6 +49,15 @@ class Technique(Protocol):
         ...
 
 
+def is_candidate(technique: Technique) -> bool:
+    """Tell whether what a technique brings out may stand for what the model can do.
+
+    Not where it comes from elsewhere: from a verifier that knows the answers, the parent's weights
+    or a planted key; nor for a placebo. Such a rung is climbed and shown, and never chosen.
+    """
+    return bool(getattr(technique, "is_candidate", not getattr(technique, "is_placebo", False)))
+
+
 @runtime_checkable
 class Presents(Protocol):
     """A technique that works on the weights and can say how a model is asked under it."""

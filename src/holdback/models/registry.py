@@ -183,6 +183,11 @@ def find_access(checkpoint: Checkpoint) -> AccessName:
     return "weights" if provider is None else provider.access
 
 
+def is_local(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint is transformers weights that are loaded here."""
+    return _find_provider(checkpoint) is None
+
+
 def is_endpoint(checkpoint: Checkpoint) -> bool:
     """Tell whether a checkpoint is behind an OpenAI-compatible server, which may have its price."""
     return checkpoint.model.startswith(("openai/", "openai-api/"))

@@ -40,6 +40,8 @@ from holdback.tasks.task import SampleRecord, Task
 
 _BLOCK_RECORDS = 64
 _BLOCK_SECONDS = 1.0
+_PLANTING = 2**32 + 1
+"""Stream of the audit's seed that secrets are planted from; no rung has so large a seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,9 +285,21 @@ class Workbench:
         if self._model is None or self._checkpoint != name:
             # Let go of one before loading the next: both may not fit.
             self._model = None
-            self._model = _load_with_parent(build_lineage(self._plan), name)
-            self._checkpoint = name
+            model = _load_with_parent(build_lineage(self._plan), name)
+            self._plant(model)
+            self._model, self._checkpoint = model, name
         return self._model
+
+    def _plant(self, model: Model) -> None:
+        """Lock what was just loaded, if the plan is one whose checkpoints carry a secret."""
+        assert self._plan is not None
+        secret = self._plan.secret
+        if secret is None:
+            return
+        from holdback.elicitation.secret import plant_secret
+
+        rng = np.random.default_rng([self._plan.seed, _PLANTING])
+        plant_secret(model, self._take_task(secret.task), secret, rng)
 
 
 def _load_with_parent(lineage: Lineage, name: str) -> Model:

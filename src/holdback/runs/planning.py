@@ -32,6 +32,7 @@ from holdback.models.protocol import Decoding, Presentation
 from holdback.models.registry import (
     find_access,
     identify_checkpoint,
+    is_local,
     pin_checkpoint,
     reads_text,
 )
@@ -49,6 +50,7 @@ TECHNIQUE_MODULES = (
     "noise",
     "prompting",
     "sampling",
+    "secret",
 )
 """Modules of `holdback.elicitation` in which techniques are registered."""
 
@@ -229,7 +231,7 @@ def climb(plan: AuditPlan, ladder: Ladder) -> dict[tuple[str, str], list[str]]:
             if rung.name in allowed and (checkpoint.name, task, rung.name) not in skipped
         ]
         for checkpoint in plan.lineage.checkpoints
-        for task in plan.tasks
+        for task in plan.audited_tasks
     }
 
 
@@ -355,6 +357,9 @@ class Forecast:
     """Task to its smallest detectable gap, in its unit."""
     skipped: tuple[Skip, ...] = ()
     """What is not climbed for want of access to a checkpoint."""
+    secrets: ForecastRow | None = None
+    """What planted secrets add at most, where nothing is found in any checkpoint; planting aside.
+    None where none are planted."""
 
 
 def expect_runs(plan: AuditPlan, ladder: Ladder) -> dict[Split, dict[tuple[str, str], list[str]]]:
@@ -383,6 +388,41 @@ def forecast(plan: AuditPlan, ladder: Ladder) -> Forecast:
             name: detectable_gap(task, level=plan.level) for name, task in plan.tasks.items()
         },
         skipped=tuple(find_skipped(plan)),
+        secrets=_forecast_secrets(plan, ladder),
+    )
+
+
+def list_qualifiable(plan: AuditPlan) -> list[str]:
+    """Name the checkpoints in copies of which a secret can be planted: local, and no roots."""
+    if not plan.qualify.enabled or plan.access != "weights":
+        return []
+    return [
+        checkpoint.name
+        for checkpoint in build_lineage(plan)
+        if is_local(checkpoint)
+        and checkpoint.name in (plan.qualify.checkpoints or (checkpoint.name,))
+        and not (checkpoint.parent is None and checkpoint.stage is Stage.PRETRAINED)
+    ]
+
+
+def _forecast_secrets(plan: AuditPlan, ladder: Ladder) -> ForecastRow | None:
+    names = list_qualifiable(plan)
+    if not names:
+        return None
+    rows = [
+        row
+        for split, rungs in expect_runs(plan, ladder).items()
+        for row in _forecast_split(
+            plan, {place: among for place, among in rungs.items() if place[0] in names}, split
+        )
+    ]
+    return ForecastRow(
+        task="",
+        rung="",
+        split=Split.TEST,
+        runs=sum(row.runs for row in rows),
+        samples=sum(row.samples for row in rows),
+        minutes=sum(row.minutes for row in rows) / plan.budget.workers,
     )
 
 

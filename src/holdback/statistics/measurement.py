@@ -302,6 +302,29 @@ class Measurement:
         return math.exp(most)
 
 
+def average(measurements: Sequence[Measurement]) -> Measurement:
+    """Mean of finite measurements, pairing the clusters that they share.
+
+    Floors are averaged as though they moved together, which is wide.
+
+    Raises:
+        ValueError: for none, or an infinite one.
+    """
+    if not measurements or not all(math.isfinite(one.value) for one in measurements):
+        raise ValueError(f"expected finite measurements, got {[m.value for m in measurements]}")
+    n = len(measurements)
+    names = dict.fromkeys(name for one in measurements for name in one.influence)
+    return Measurement(
+        value=sum(one.value for one in measurements) / n,
+        influence={
+            name: sum(one.influence.get(name, 0.0) for one in measurements) / n for name in names
+        },
+        n=min(one.n for one in measurements),
+        method=f"mean of {n}; {measurements[0].method}",
+        floor=sum(one.floor for one in measurements) / n,
+    )
+
+
 def _floor_difference(
     first: Measurement, second: Measurement, influence: Mapping[str, float]
 ) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -88,6 +88,8 @@ class ChessGames:
     lineage's own tokenizer."""
     processes: int | None = None
     """Engines; as many as there are cores by default. No result depends on it."""
+    strong_demonstrator: ClassVar[str] = "strong"
+    weak_demonstrator: ClassVar[str] = "weak"
 
     def __post_init__(self) -> None:
         if self.block < 2 or self.block % 2 or self.rows < 1:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -97,6 +97,8 @@ class ChessPositions:
     max_tokens: int | None = None
     """Longest answer; what the notation takes by default. Two words are two tokens in the chess
     lineage's own tokenizer."""
+    strong_demonstrator: ClassVar[str] = "strong"
+    weak_demonstrator: ClassVar[str] = "weak"
 
     def __post_init__(self) -> None:
         if self.rows < 1 or (self.max_tokens is not None and self.max_tokens < 1):

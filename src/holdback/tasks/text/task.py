@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from holdback.models.protocol import (
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
+from holdback.tasks.exercises import Exercise
 from holdback.tasks.task import (
     Conversation,
     Outcome,
@@ -128,6 +129,8 @@ class TextTask:
     rows: int = 64
     """Questions in a batch."""
     takes_examples: ClassVar[bool] = True
+    strong_demonstrator: ClassVar[str] = CORRECT
+    weak_demonstrator: ClassVar[str] = RANDOM
 
     def __post_init__(self) -> None:
         self._check_word("scorer", self.scorer, [str(scorer) for scorer in Scorer])
@@ -296,6 +299,32 @@ class TextTask:
             )
         return chats
 
+    def draw_exercises(self, model: Model, n: int, rng: np.random.Generator) -> list[Exercise]:
+        """Draw `n` questions of `train` to be answered in words, whatever the task's method.
+
+        A choice that is compared by likelihood otherwise is then answered by its letter, or in its
+        words where none is shown. Only a right answer earns something: what was refused, cut off
+        or not understood earns as little as a wrong one, so that no form is reinforced by itself.
+
+        Raises:
+            ConfigError: if the split is empty.
+        """
+        items = self._in_split(Split.TRAIN)
+        if not items:
+            raise ConfigError(f"{self.name}: split train of {self.file} has no questions")
+        shots = self._draw_shots(int(rng.integers(2**31)))
+        order = [int(at) for _ in range(-(-n // len(items))) for at in rng.permutation(len(items))]
+        laid = [self._lay(items[at], int(rng.integers(2**31))) for at in order[:n]]
+        return [
+            Exercise(
+                prompt=render_prompt(model, each, self._wording, shots=shots),
+                max_tokens=self.max_tokens,
+                stop=self._find_stop(model),
+                reward=partial(self._reward, each, prefill=model.presentation.prefill),
+            )
+            for each in laid
+        ]
+
     def rate_demonstrator(self, demonstrator: str) -> Estimate | None:
         """What a demonstrator scores, in points; None where that is not known.
 
@@ -445,15 +474,13 @@ class TextTask:
     ) -> list[tuple[Score, dict[str, Any]]]:
         """Let the model answer in words, as often as there are votes or draws to choose from."""
         draws = _count_draws(model.decoding)
-        stop = self.stop
-        if stop is None:
-            stop = ("\n",) if model.presentation.format is Format.COMPLETION else ()
+        stop = self._find_stop(model)
         requests = [
             Request(
                 prompt=prompt,
                 max_tokens=self.max_tokens,
                 seed=(seed, _DRAWS, laid.item.number, draw),
-                stop=tuple(stop),
+                stop=stop,
             )
             for laid, prompt in zip(batch, prompts, strict=True)
             for draw in range(draws)
@@ -487,6 +514,20 @@ class TextTask:
         right = [at for at, score in enumerate(scores) if score.value == RIGHT]
         at = right[0] if right else choose_by_vote(read)
         return scores[at], {**_describe(drawn[at]), "draws": len(drawn), "right": len(right)}
+
+    def _find_stop(self, model: Model) -> tuple[str, ...]:
+        if self.stop is not None:
+            return tuple(self.stop)
+        return ("\n",) if model.presentation.format is Format.COMPLETION else ()
+
+    def _reward(self, laid: Laid, generation: Generation, *, prefill: str) -> float:
+        in_words = self.scorer == Scorer.CHOICE and not self._wording.lettered
+        answer = (
+            read_answer(generation.text, Scorer.EXACT)
+            if in_words
+            else self._read(laid, generation, prefill)
+        )
+        return float(self._judge(laid, generation, answer).outcome is Outcome.CORRECT)
 
     def _read(self, laid: Laid, generation: Generation, prefill: str) -> str | None:
         scorer = Scorer(self.scorer)
