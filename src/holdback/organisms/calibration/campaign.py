@@ -1,0 +1,99 @@
+"""The calibration: every organism, seed and access level; resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from holdback.organisms.calibration.ladder import plan_audit
+from holdback.organisms.calibration.trials import Trial, read_trial, run_trial
+from holdback.organisms.text.zoo import ORGANISMS, Organism, get_organism
+from holdback.plan import AccessName
+from holdback.runs.execution import Executor, Observer
+from holdback.runs.store import RunStore
+
+ACCESS: tuple[AccessName, ...] = ("samples", "logprobs", "activations", "weights")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Campaign:
+    """What a calibration covers, and where it keeps what it has."""
+
+    folder: Path
+    """With `trials.jsonl`, a line a trial, and `runs.sqlite`."""
+    zoo: Path
+    """Where `holdback organisms train text` left the organisms."""
+    organisms: Sequence[str] = tuple(ORGANISMS)
+    seeds: Sequence[int] = (0, 1, 2)
+    access: Sequence[AccessName] = ACCESS
+    workers: int = 2
+    quick: bool = False
+    minutes: float | None = None
+    """No trial is begun after so long."""
+
+    @property
+    def wanted(self) -> list[tuple[int, Organism, AccessName]]:
+        """All trials; the levels of one organism together, the highest first, which shares its
+        runs on `select` with the others."""
+        levels = sorted(self.access, key=ACCESS.index, reverse=True)
+        found = [get_organism(name) for name in self.organisms]
+        return list(product(self.seeds, found, levels))
+
+    def read_trials(self) -> list[Trial]:
+        """Read the trials that are done, of those wanted."""
+        file = self.folder / "trials.jsonl"
+        if not file.exists():
+            return []
+        wanted = {(seed, organism.name, level) for seed, organism, level in self.wanted}
+        trials = [read_trial(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return [t for t in trials if (t.seed, t.organism, t.access) in wanted]
+
+
+def run_campaign(
+    campaign: Campaign,
+    *,
+    executor: Executor,
+    observer: Observer,
+    prepare: Callable[[str, int], None],
+) -> Iterator[Trial]:
+    """Run the trials that are missing, and yield each as it is done.
+
+    Args:
+        campaign: What is wanted.
+        executor: Who performs runs.
+        observer: Who hears of them.
+        prepare: Called with an organism and a seed before its first trial: makes what is missing.
+    """
+    campaign.folder.mkdir(parents=True, exist_ok=True)
+    done = {(trial.seed, trial.organism, trial.access) for trial in campaign.read_trials()}
+    until = None if campaign.minutes is None else time.monotonic() + 60 * campaign.minutes
+    with RunStore(campaign.folder / "runs.sqlite") as store:
+        for seed, organism, level in campaign.wanted:
+            if (seed, organism.name, level) in done:
+                continue
+            if until is not None and time.monotonic() >= until:
+                return
+            prepare(organism.name, seed)
+            plan = plan_audit(
+                organism.name,
+                seed,
+                campaign.zoo,
+                access=level,
+                workers=campaign.workers,
+                quick=campaign.quick,
+            )
+            trial = run_trial(
+                plan,
+                organism,
+                seed,
+                store=store,
+                executor=executor,
+                observer=observer,
+                folder=campaign.zoo,
+            )
+            with (campaign.folder / "trials.jsonl").open("a", encoding="utf-8") as file:
+                file.write(trial.to_json() + "\n")
+            yield trial
