@@ -15,7 +15,8 @@ import holdback.elicitation.chain
 import holdback.elicitation.finetune
 import holdback.elicitation.noise
 import holdback.elicitation.prompting
-import holdback.elicitation.sampling  # noqa: F401  (registers its techniques)
+import holdback.elicitation.sampling
+import holdback.elicitation.steering  # noqa: F401  (registers its techniques)
 from holdback.elicitation.finetune import mask_conversation
 from holdback.elicitation.technique import Rung, make_technique
 from holdback.errors import ConfigError, UnknownNameError
@@ -46,6 +47,12 @@ RUNGS = [
                 {"technique": "majority", "votes": 3},
             ]
         },
+    ),
+    Rung(name="temperature", technique="temperature", parameters={"value": 1.2}),
+    Rung(
+        name="steering",
+        technique="steering",
+        parameters={"coefficient": 0.5, "pairs": 1, "right": "strong", "wrong": "weak"},
     ),
 ]
 

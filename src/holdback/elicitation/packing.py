@@ -32,7 +32,21 @@ def read_answers(weights: Any, examples: Sequence[Example]) -> tuple[torch.Tenso
         Logits, shape (labels, vocabulary), and labels, shape (labels,), of all examples together;
         none where no token has a label.
     """
-    parts = [part for example in examples if (part := _cut(example)).labels]
+    logits, labels, _ = read_owned_answers(weights, examples)
+    return logits, labels
+
+
+def read_owned_answers(
+    weights: Any, examples: Sequence[Example]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Do as `read_answers`, and say which example each label is of.
+
+    Returns:
+        Logits, labels, and indices into `examples`, shape (labels,).
+    """
+    cut = [_cut(example) for example in examples]
+    numbers = [number for number, part in enumerate(cut) if part.labels]
+    parts = [cut[number] for number in numbers]
     heeds = heeds_masks(weights)
     rows = pack([len(part.tokens) for part in parts]) if heeds else [[i] for i in range(len(parts))]
     width = max((sum(len(parts[i].tokens) for i in row) for row in rows), default=0)
@@ -41,6 +55,7 @@ def read_answers(weights: Any, examples: Sequence[Example]) -> tuple[torch.Tenso
     texts = torch.full((len(rows), width), -1)
     asked: list[int] = []
     labels: list[int] = []
+    owners: list[int] = []
     for number, row in enumerate(rows):
         start = 0
         for i in row:
@@ -51,13 +66,15 @@ def read_answers(weights: Any, examples: Sequence[Example]) -> tuple[torch.Tenso
             texts[number, start:stop] = i
             asked += [number * width + start + at for at in part.asked]
             labels += part.labels
+            owners += [numbers[i]] * len(part.labels)
             start = stop
     device = weights.device
     picked, wanted = torch.tensor(asked, device=device), torch.tensor(labels, device=device)
+    owned = torch.tensor(owners, device=device)
     if not parts:
-        return torch.zeros(0, 1, device=device), wanted
+        return torch.zeros(0, 1, device=device), wanted, owned
     if not heeds:
-        return read_plainly(weights, picked, ids.to(device)), wanted
+        return read_plainly(weights, picked, ids.to(device)), wanted, owned
     places = places.to(device)
     same = (texts[:, :, None] == texts[:, None, :]).tril().to(device)
     logits = read_logits(
@@ -68,7 +85,7 @@ def read_answers(weights: Any, examples: Sequence[Example]) -> tuple[torch.Tenso
         attention_mask=lay_masks(weights, same, places, places),
         use_cache=False,
     )
-    return logits, wanted
+    return logits, wanted, owned
 
 
 def pack(lengths: Sequence[int]) -> list[list[int]]:

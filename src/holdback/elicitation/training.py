@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from holdback.elicitation.finetune import Example
-from holdback.elicitation.low_rank import adapted
+from holdback.elicitation.low_rank import Adapters, adapted
 from holdback.elicitation.packing import quick_attention, read_answers
 from holdback.errors import CheckpointError
 from holdback.models.passes import heeds_masks
@@ -34,30 +34,7 @@ def train_adapter(
     Raises:
         CheckpointError: if the adapter changed nothing: a wrong loss mask trains nothing.
     """
-    device = weights.device
-    # Tried out before the layers change.
-    heeds_masks(weights)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(rng.integers(2**31)))
-        _train_seeded(weights, examples, rank, learning_rate, steps, batch_size, rng)
-
-
-def _train_seeded(
-    weights: Any,
-    examples: Sequence[Example],
-    rank: int,
-    learning_rate: float,
-    steps: int,
-    batch_size: int,
-    rng: np.random.Generator,
-) -> None:
-    # Whoever borrows a model may do so under no_grad.
-    with (
-        torch.enable_grad(),
-        quick_attention(weights),
-        adapted(weights, rank=rank, scale=2.0) as adapters,
-        _lowered(weights, precision := choose_precision(weights)),
-    ):
+    with adapting(weights, rank=rank, rng=rng) as (adapters, precision):
         trained = [adapters.flat]
         optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
         weights.train()
@@ -80,6 +57,30 @@ def _train_seeded(
                 "fine-tuning left the adapter at zero: no answer token carries a label; check"
                 " that the demonstrations have assistant messages"
             )
+
+
+@contextmanager
+def adapting(
+    weights: Any, *, rank: int, rng: np.random.Generator
+) -> Iterator[tuple[Adapters, torch.dtype]]:
+    """Let the body train a LoRA of scale 2; on exit its sum stays in the weights.
+
+    Gives the adapter, and the precision that passes are to be run in. Torch's own stream is seeded
+    for the body, and then goes on as if nothing had been drawn from it.
+    """
+    device = weights.device
+    # Tried out before the layers change.
+    heeds_masks(weights)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(rng.integers(2**31)))
+        # Whoever borrows a model may do so under no_grad.
+        with (
+            torch.enable_grad(),
+            quick_attention(weights),
+            adapted(weights, rank=rank, scale=2.0) as adapters,
+            _lowered(weights, precision := choose_precision(weights)),
+        ):
+            yield adapters, precision
 
 
 @contextmanager

@@ -107,6 +107,7 @@ class _Text:
             logprobs=tuple(self.logprobs),
             stop_reason=StopReason.STOP if self.stopped else StopReason.LENGTH,
             tokens=len(self.drawn),
+            token_ids=tuple(self.drawn),
         )
 
 

@@ -113,6 +113,8 @@ class Generation:
     """Of the sampled tokens at temperature 1, in nats; empty where the provider keeps them."""
     stop_reason: StopReason
     tokens: int
+    token_ids: tuple[int, ...] = ()
+    """All that were sampled, what ended the text included; empty where the provider keeps them."""
 
 
 class TextModel(Protocol):
