@@ -164,6 +164,9 @@ class QualifyPlan:
     spare_tasks: tuple[str, ...] = ()
     """Tasks on which nothing is audited: a secret is planted on them where a checkpoint has
     nothing to hide on its own."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that are tried, in this order; where empty the finding's own, those spared, the
+    others."""
     checkpoints: tuple[str, ...] = ()
     """Those that it is done for; all where empty."""
 
@@ -431,6 +434,7 @@ def _check_references(plan: AuditPlan) -> None:
             " `checkpoints`"
         )
     _check_known("task (in qualify.spare_tasks)", plan.qualify.spare_tasks, plan.tasks)
+    _check_known("task (in qualify.tasks)", plan.qualify.tasks, plan.tasks)
     _check_known("checkpoint (in qualify.checkpoints)", plan.qualify.checkpoints, checkpoints)
     if not plan.audited_tasks:
         raise ConfigError("qualify.spare_tasks: expected a task that is left to audit, got all")

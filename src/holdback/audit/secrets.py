@@ -31,6 +31,8 @@ def secret_task(name: str, audit: str) -> str | None:
 
 def tasks_for_secret(plan: AuditPlan, task: str) -> list[str]:
     """List the tasks to plant on: the finding's own, then those spared for it, then the others."""
+    if plan.qualify.tasks:
+        return list(plan.qualify.tasks)
     return list(dict.fromkeys([task, *plan.qualify.spare_tasks, *plan.audited_tasks]))
 
 

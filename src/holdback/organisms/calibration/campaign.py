@@ -57,7 +57,7 @@ def run_campaign(
     *,
     executor: Executor,
     observer: Observer,
-    prepare: Callable[[str, int], None],
+    admit: Callable[[str, int], bool],
 ) -> Iterator[Trial]:
     """Run the trials that are missing, and yield each as it is done.
 
@@ -65,7 +65,7 @@ def run_campaign(
         campaign: What is wanted.
         executor: Who performs runs.
         observer: Who hears of them.
-        prepare: Called with an organism and a seed before its first trial: makes what is missing.
+        admit: Called with an organism and a seed; those that it refuses have no trial.
     """
     campaign.folder.mkdir(parents=True, exist_ok=True)
     done = {(trial.seed, trial.organism, trial.access) for trial in campaign.read_trials()}
@@ -76,7 +76,8 @@ def run_campaign(
                 continue
             if until is not None and time.monotonic() >= until:
                 return
-            prepare(organism.name, seed)
+            if not admit(organism.name, seed):
+                continue
             plan = plan_audit(
                 organism.name,
                 seed,

@@ -1,0 +1,129 @@
+"""`holdback calibrate`: the auditor, audited on organisms whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdback.cli.app import main, tell
+from holdback.cli.audits import Access
+from holdback.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdback.organisms.calibration.campaign import Campaign
+
+_QUICK_MINUTES = 9.0
+"""Begun by then; the trial that is under way is finished."""
+
+
+@main.command()
+def calibrate(
+    *,
+    organisms: Annotated[
+        str | None, typer.Option(help="Names, with commas; all of the zoo if unsaid.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Of the organisms, with commas.")] = "0,1,2",
+    access: Annotated[
+        list[Access] | None,
+        typer.Option(help="Audit at this level; may be repeated; all if unsaid."),
+    ] = None,
+    zoo: Annotated[
+        Path, typer.Option("--from", help="Where `organisms train text` left organisms.")
+    ] = Path("runs/zoo"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of trials and the page; what is there is not run again.")
+    ] = Path("runs/calibration"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed, fewer rungs, and 10 minutes at most.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the rates, nothing else.")
+    ] = False,
+) -> None:
+    """Audit organisms whose truth is known, and measure how often the verdict is right."""
+    from holdback.organisms.calibration.campaign import Campaign
+    from holdback.organisms.text.zoo import ORGANISMS
+
+    folder = out / "quick" if quick else out
+    campaign = Campaign(
+        folder=folder,
+        zoo=zoo,
+        organisms=_split(organisms) or tuple(ORGANISMS),
+        seeds=[0] if quick else _numbers(seeds),
+        access=[level.value for level in access or Access],
+        workers=workers,
+        quick=quick,
+        minutes=_QUICK_MINUTES if quick else None,
+    )
+    failed = _run(campaign)
+    _present(campaign, failed, as_json=as_json)
+
+
+def _run(campaign: Campaign) -> list[str]:
+    """Run what is missing; return what failed its gate."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from holdback.organisms.calibration.campaign import run_campaign
+    from holdback.organisms.calibration.gates import Gates
+    from holdback.runs.execution import make_executor
+    from holdback.runs.progress import Silent
+
+    gates = Gates(campaign.zoo, campaign.folder, tell=tell)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    wanted = campaign.wanted
+    with (
+        make_executor(campaign.workers) as executor,
+        Progress(*columns, console=Console(stderr=True)) as bar,
+    ):
+        at = bar.add_task("calibrating", total=len(wanted), completed=len(campaign.read_trials()))
+        for trial in run_campaign(
+            campaign, executor=executor, observer=Silent(), admit=gates.admit
+        ):
+            bar.update(at, advance=1, description=f"{trial.organism}, seed {trial.seed}")
+    return gates.failures
+
+
+def _present(campaign: Campaign, failed: list[str], *, as_json: bool) -> None:
+    from holdback.organisms.calibration.page import write_calibration
+    from holdback.organisms.calibration.rates import measure_rates
+
+    trials = campaign.read_trials()
+    if not trials:
+        raise ConfigError("no organism passed its gate, so nothing could be calibrated")
+    page = write_calibration(
+        trials,
+        command=shlex.join(["holdback", *sys.argv[1:]]),
+        failed=failed,
+        seconds=sum(trial.seconds for trial in trials),
+    )
+    file = campaign.folder / "calibration.md"
+    file.write_text(page, encoding="utf-8")
+    missing = len(campaign.wanted) - len(trials)
+    typer.echo(f"holdback: {len(trials)} trials, {missing} not run: {file}", err=True)
+    if as_json:
+        typer.echo(json.dumps(measure_rates(trials), allow_nan=False))
+    else:
+        typer.echo(page)
+
+
+def _split(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _split(text)]
+    except ValueError as error:
+        raise ConfigError(f"--seeds: expected numbers with commas, got {text!r}") from error

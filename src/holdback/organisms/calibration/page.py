@@ -1,0 +1,144 @@
+"""A calibration in words and tables, as it is kept with the documentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from holdback.organisms.calibration.rates import KEYS, measure_rates
+from holdback.organisms.calibration.trials import Trial
+from holdback.organisms.text.zoo import ORGANISMS
+from holdback.verdict import Verdict
+
+_SHORT = {Verdict.HELD_BACK: "held back", Verdict.NONE_FOUND: "none found"}
+
+
+def write_calibration(
+    trials: Sequence[Trial], *, command: str, failed: Sequence[str], seconds: float
+) -> str:
+    """Write a calibration as Markdown.
+
+    Args:
+        trials: All of them.
+        command: That made them.
+        failed: Organisms that failed their gate, with the reason; they are in no rate.
+        seconds: Wall time of the trials.
+    """
+    parts = [
+        "# Calibration",
+        "",
+        f"The last output of `{command}`: {len(trials)} trials, {len({t.organism for t in trials})}"
+        f" organisms, seeds {', '.join(map(str, sorted({t.seed for t in trials})))},"
+        f" {seconds / 60:.0f} minutes.",
+        "",
+        *_write_rates(trials),
+        *_write_families(trials),
+        *_write_rungs(trials),
+        *_write_ways(trials),
+    ]
+    if failed:
+        parts += ["## Failed their gate", "", *(f"- {words}" for words in failed), ""]
+    return "\n".join(parts)
+
+
+def _write_rates(trials: Sequence[Trial]) -> Iterator[str]:
+    rates = measure_rates(trials)
+    levels = list(dict.fromkeys(trial.access for trial in trials))
+    yield "| | " + " | ".join(levels) + " |"
+    yield "|---|" + "---|" * len(levels)
+    for key, words in KEYS.items():
+        cells = [_write_cell(rates[key][level]) for level in levels]
+        yield f"| `{key}`: {words} | " + " | ".join(cells) + " |"
+    yield ""
+    yield (
+        "Intervals are 95%, exact where cases are independent, and widened for seeds of one family"
+        " being alike."
+    )
+    yield ""
+
+
+def _write_cell(rate: dict[str, float | int | None]) -> str:
+    value, low, high = rate["value"], rate["low"], rate["high"]
+    if value is None:
+        return "–"
+    ends = ["" if end is None else f"{100 * end:.0f}" for end in (low, high)]
+    return f"{100 * value:.0f}% [{ends[0]}, {ends[1]}]"
+
+
+def _write_families(trials: Sequence[Trial]) -> Iterator[str]:
+    """One table an access level: a row an organism, over its seeds."""
+    for level in dict.fromkeys(trial.access for trial in trials):
+        yield f"## With {level}"
+        yield ""
+        yield "| organism | verdicts | displayed | elicited | hidden | recovered | rungs |"
+        yield "|---|---|---|---|---|---|---|"
+        here = [trial for trial in trials if trial.access == level]
+        order = list(ORGANISMS)
+        here.sort(key=lambda trial: (order.index(trial.organism), trial.seed))
+        for name, group in groupby(here, key=lambda trial: trial.organism):
+            yield _write_family(name, list(group))
+        yield ""
+
+
+def _write_family(name: str, group: Sequence[Trial]) -> str:
+    verdicts = ", ".join(_SHORT.get(trial.verdict, str(trial.verdict)) for trial in group)
+    recovered = [trial.recovered for trial in group if trial.recovered is not None]
+    cells = [
+        name if group[0].hides else f"{name} (honest)",
+        verdicts,
+        _list(trial.displayed for trial in group),
+        _list(trial.elicited for trial in group),
+        _list(trial.hidden for trial in group) if group[0].hides else "–",
+        ", ".join(f"{share:.0%}" for share in recovered) or "–",
+        ", ".join(dict.fromkeys(trial.rung for trial in group)),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _list(values: Iterator[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values)
+
+
+def _write_rungs(trials: Sequence[Trial]) -> Iterator[str]:
+    yield "## By rung"
+    yield ""
+    yield "How often a rung was chosen for a hider, and the median share that it then recovered."
+    yield ""
+    yield "| rung | access | chosen | recovered, median |"
+    yield "|---|---|---|---|"
+    hiders = [trial for trial in trials if trial.recovered is not None]
+    for (rung, reached), count in Counter((t.rung, t.reached_at) for t in hiders).most_common():
+        shares = [t.recovered or 0.0 for t in hiders if (t.rung, t.reached_at) == (rung, reached)]
+        yield f"| {rung} | {reached} | {count} | {np.median(shares):.0%} |"
+    yield ""
+
+
+def _write_ways(trials: Sequence[Trial]) -> Iterator[str]:
+    """Say which way of telling reveal from teach suffices alone."""
+    highest = [trial for trial in trials if trial.access == "weights"]
+    if not highest:
+        return
+    yield "## Reveal or teach"
+    yield ""
+    yield (
+        "At weights access, by each way alone: the curve of demonstrations against every control's,"
+        " and what rises above a weak demonstrator inside one model."
+    )
+    yield ""
+    yield "| way | hiders | honest |"
+    yield "|---|---|---|"
+    ways = (
+        ("the verdict", lambda trial: trial.verdict is Verdict.HELD_BACK),
+        ("curve against controls'", lambda trial: trial.by_curve),
+        ("above a weak demonstrator", lambda trial: trial.by_weak_demonstrator),
+    )
+    for words, holds in ways:
+        counts = []
+        for hides in (True, False):
+            among = [trial for trial in highest if trial.hides is hides]
+            counts.append(f"{sum(map(holds, among))} of {len(among)}")
+        yield f"| {words} | {counts[0]} | {counts[1]} |"
+    yield ""
