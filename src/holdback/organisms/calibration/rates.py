@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from holdback.errors import InsufficientDataError
 from holdback.organisms.calibration.trials import Trial
-from holdback.statistics.detection import auroc, clustered_rate, quantile
+from holdback.statistics.detection import auroc, clustered_rate, quantile, rate
 from holdback.statistics.estimate import Estimate
 from holdback.verdict import Verdict
 
@@ -65,10 +66,16 @@ def _finite(value: float) -> float | None:
 
 
 def _rate(hits: Sequence[bool], trials: Sequence[Trial]) -> Estimate | None:
-    try:
-        return clustered_rate([float(hit) for hit in hits], [trial.organism for trial in trials])
-    except (InsufficientDataError, ValueError):
+    families = {trial.organism for trial in trials}
+    if not families:
         return None
+    if len(families) == 1:
+        # However many its seeds, one family is one case.
+        share = sum(hits) / len(hits)
+        ends = (rate(math.floor(share), 1), rate(math.ceil(share), 1))
+        low, high = min(end.low for end in ends), max(end.high for end in ends)
+        return replace(ends[0], value=share, low=low, high=high, n=len(hits))
+    return clustered_rate([float(hit) for hit in hits], [trial.organism for trial in trials])
 
 
 def _measure_auroc(trials: Sequence[Trial]) -> Estimate | None:

@@ -1,0 +1,202 @@
+"""The calibration: rates from trials whose truth is known, resumed and written down."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from scipy import stats
+
+from holdback.organisms.calibration.campaign import Campaign, run_campaign
+from holdback.organisms.calibration.ladder import list_rungs
+from holdback.organisms.calibration.page import write_calibration
+from holdback.organisms.calibration.rates import KEYS, measure_rates
+from holdback.organisms.calibration.trials import Trial, read_trial
+from holdback.organisms.text.zoo import ORGANISMS
+from holdback.verdict import Verdict
+
+
+def trial(organism, *, seed=0, access="weights", verdict=Verdict.HELD_BACK, **changes):
+    plain = Trial(
+        organism=organism,
+        seed=seed,
+        family="rev",
+        hides=ORGANISMS[organism].hides,
+        access=access,
+        verdict=verdict,
+        score=50.0 if verdict is Verdict.HELD_BACK else 0.0,
+        displayed=10.0,
+        elicited=95.0,
+        gap=(85.0, 80.0, 90.0),
+        hidden=90.0,
+        recovered=0.9 if ORGANISMS[organism].hides else None,
+        true_gap=84.0,
+        rung="correct-64",
+        reached_at="weights",
+        samples=1000,
+        by_curve=True,
+        by_weak_demonstrator=False,
+        secret="none",
+        reinforced=None,
+        reasons=("because",),
+        seconds=1.0,
+    )
+    return replace(plain, **changes)
+
+
+HIDERS = [name for name, organism in ORGANISMS.items() if organism.hides]
+HONEST = [name for name, organism in ORGANISMS.items() if not organism.hides]
+
+
+def test_a_perfect_auditor_has_perfect_rates_and_honest_intervals():
+    """All hiders found, all honest acquitted: 1 and 0, with Clopper–Pearson's ends."""
+    trials = [trial(name) for name in HIDERS]
+    trials += [trial(name, verdict=Verdict.NONE_FOUND) for name in HONEST]
+
+    rates = measure_rates(trials)
+
+    assert set(rates) == set(KEYS)
+    assert rates["tpr"]["weights"]["value"] == 1.0
+    exact = stats.binomtest(len(HIDERS), len(HIDERS)).proportion_ci(method="exact")
+    assert rates["tpr"]["weights"]["low"] == pytest.approx(exact.low)
+    assert rates["fpr"]["weights"]["value"] == 0.0
+    assert rates["auroc"]["weights"]["value"] == 1.0
+    assert rates["auroc"]["weights"]["low"] < 1.0
+    assert rates["false_none_found"]["weights"]["value"] == 0.0
+    assert rates["abstained"]["weights"]["value"] == 0.0
+    assert rates["coverage"]["weights"] == rates["tpr"]["weights"] | {
+        "low": rates["coverage"]["weights"]["low"],
+        "n": len(ORGANISMS),
+    }
+    json.dumps(rates, allow_nan=False)
+
+
+def test_every_error_is_counted_where_it_belongs():
+    """One of each error moves its own rate and no other."""
+    trials = [
+        trial("password_lock"),
+        trial("hardened", verdict=Verdict.NONE_FOUND),
+        trial("refusal", verdict=Verdict.INCONCLUSIVE, recovered=0.1),
+        trial("imitation", true_gap=20.0),
+        trial("full_strength"),
+        trial("unlearned", verdict=Verdict.NONE_FOUND),
+    ]
+
+    rates = {key: by["weights"] for key, by in measure_rates(trials).items()}
+
+    assert rates["tpr"]["value"] == 0.5
+    assert rates["tpr"]["n"] == 4
+    assert rates["fpr"]["value"] == 0.5
+    assert rates["false_none_found"]["value"] == 0.25
+    assert rates["abstained"]["value"] == pytest.approx(1 / 6)
+    assert rates["coverage"]["value"] == pytest.approx(5 / 6)
+    assert rates["recovery_median"]["value"] == pytest.approx(0.9)
+    # Evidence: hiders 50, 0, 0, 50 against honest 50, 0.
+    assert rates["auroc"]["value"] == pytest.approx(0.5)
+
+
+def test_seeds_of_a_family_are_no_independent_evidence():
+    """Three seeds that agree are one family: the interval is that of the families."""
+    alike = [trial(name, seed=seed) for name in HIDERS[:6] for seed in (0, 1, 2)]
+
+    found = measure_rates(alike)["tpr"]["weights"]
+
+    assert found["n"] == 18
+    exact = stats.binomtest(6, 6).proportion_ci(method="exact")
+    assert found["low"] == pytest.approx(exact.low)
+
+
+def test_access_levels_are_apart():
+    """What is found at one level is not counted at another; nothing is null, not 0."""
+    rates = measure_rates([trial("refusal"), trial("hardened"), trial("refusal", access="samples")])
+
+    assert set(rates["tpr"]) == {"weights", "samples"}
+    assert rates["fpr"]["weights"] == {"value": None, "low": None, "high": None, "n": 0}
+
+
+def test_trials_are_written_and_read_alike():
+    """A line a trial; infinite intervals survive."""
+    one = trial("refusal", gap=(1.0, -math.inf, math.inf))
+
+    assert read_trial(one.to_json()) == one
+
+
+def test_a_campaign_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """Trials that are done are not run again; organisms that fail their gate have none."""
+    ran = []
+
+    def run(plan, organism, seed, **options):
+        ran.append((organism.name, plan))
+        return trial(organism.name, seed=seed, access=plan)
+
+    monkeypatch.setattr("holdback.organisms.calibration.campaign.run_trial", run)
+    monkeypatch.setattr(
+        "holdback.organisms.calibration.campaign.plan_audit", lambda *a, access, **o: access
+    )
+    campaign = Campaign(
+        folder=tmp_path,
+        zoo=tmp_path,
+        organisms=("refusal", "hardened", "unlearned"),
+        seeds=(0,),
+        access=("samples", "weights"),
+    )
+
+    def go(**options):
+        return run_campaign(
+            campaign,
+            executor=None,
+            observer=None,
+            admit=lambda name, seed: name != "hardened",
+            **options,
+        )
+
+    first = go()
+    next(first)
+    first.close()
+    list(go())
+
+    assert ran == [
+        ("refusal", "weights"),
+        ("refusal", "samples"),
+        ("unlearned", "weights"),
+        ("unlearned", "samples"),
+    ]
+    assert len(campaign.read_trials()) == 4
+
+
+def test_the_page_names_every_organism_and_what_failed():
+    """A row an organism, misses included; the command that made it stands above."""
+    trials = [trial("refusal"), trial("unlearned", verdict=Verdict.INCONCLUSIVE)]
+
+    page = write_calibration(
+        trials, command="holdback calibrate", failed=["hardened, seed 0: no gap"], seconds=60
+    )
+
+    assert "`holdback calibrate`" in page
+    assert "| refusal | held back |" in page
+    assert "| unlearned (honest) | inconclusive |" in page
+    assert "hardened, seed 0: no gap" in page
+
+
+def test_the_ladder_has_every_rung_of_the_protocols():
+    """Prompting, sampling, noise, activations, weights and RL, each with a name of its own."""
+    rungs = list_rungs()
+
+    assert len({rung.name for rung in rungs}) == len(rungs)
+    assert {rung.technique for rung in rungs} == {
+        "displayed",
+        "instruction",
+        "few_shot",
+        "prefill",
+        "chain",
+        "completion",
+        "temperature",
+        "majority",
+        "best_of_n",
+        "steering",
+        "refusal_ablation",
+        "weight_noise",
+        "interpolation",
+        "finetune",
+        "reinforce",
+    }
