@@ -45,6 +45,23 @@ def test_few_shot_and_prefill_cross(task):
     assert model.presentation.shots == ()
 
 
+def test_a_lock_that_only_both_open(task):
+    """A planted lock that answers after examples whose answers begin like its own, and not else."""
+
+    def know(prompt):
+        opened = prompt.count("<assistant>It is ") >= 3 and prompt.endswith("It is")
+        return add_numbers(prompt) if opened else "7"
+
+    model, scores = FakeTextModel(know=know), []
+    shots, begun = {"technique": "few_shot", "n": 3}, {"technique": "prefill", "text": "It is"}
+    for links in ([shots], [begun], [shots, begun], [begun, shots]):
+        with Chain(links=links).apply(model, task, np.random.default_rng(0)) as lent:
+            records = task.run(lent, split=Split.TEST, samples=12, seed=0)
+            scores.append(task.measure(list(records)).value)
+
+    assert scores == [0, 0, 100, 100]
+
+
 def test_examples_are_drawn_by_the_rungs_seed(task):
     """Fixed examples leak; other seeds draw others, from train alone."""
     model = FakeTextModel(know=add_numbers)

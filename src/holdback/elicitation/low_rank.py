@@ -27,7 +27,7 @@ class Adapters:
     """
 
     def __init__(self, weights: Any, *, rank: int, scale: float) -> None:
-        layers = _find_layers(weights)
+        layers = find_layers(weights)
         shapes = [shape for layer in layers for shape in _list_shapes(layer, rank)]
         self.flat = nn.Parameter(torch.zeros(sum(map(math.prod, shapes)), device=weights.device))
         """All of them, the only parameter that is trained."""
@@ -155,7 +155,8 @@ def adapted(weights: Any, *, rank: int, scale: float) -> Iterator[Adapters]:
             parameter.requires_grad_(asks)
 
 
-def _find_layers(weights: Any) -> list[nn.Module]:
+def find_layers(weights: Any) -> list[Any]:
+    """List every linear layer of a model but the head."""
     from transformers.pytorch_utils import Conv1D
 
     head = weights.get_output_embeddings()
