@@ -93,7 +93,7 @@ def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
     chosen = _choose(records)
     climbs = dict(_read_climbs(records, chosen))
     secrets = _read_secrets(store, stored.digest)
-    runs = [run for spec in stored.specs if (run := store.run(spec.digest)) is not None]
+    runs = [run for spec in records.specs if (run := store.run(spec.digest)) is not None]
     return AuditResult(
         plan=plan,
         findings=_reach_findings(records, climbs, chosen, secrets),
@@ -134,6 +134,11 @@ def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
             name: str(task.description)
             for name, task in records.tasks.items()
             if hasattr(task, "description")
+        },
+        chances={
+            name: float(task.chance)
+            for name, task in records.tasks.items()
+            if task.chance is not None
         },
     )
 
