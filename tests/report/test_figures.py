@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdback.report.drawing import choose_ticks, draw_bar, fit_scale, span_values
-from holdback.report.figures import LadderRow, draw_ladder, draw_outcomes, draw_recovery
+from holdback.report.figures import (
+    LadderRow,
+    draw_ladder,
+    draw_outcomes,
+    draw_overview,
+    draw_recovery,
+)
 from holdback.statistics.estimate import Estimate
 
 ends = st.floats(-1e6, 1e6) | st.sampled_from([-math.inf, math.inf])
@@ -34,6 +40,40 @@ def test_any_estimates_make_a_well_formed_ladder(drawn):
     for element in figure.iter():
         for name in ("x", "x1", "x2", "cx"):
             assert -10 <= float(element.get(name, 0)) <= 410
+
+
+def find_chance(figure):
+    """Where the line of chance stands, and what the legend says of it."""
+    root = ET.fromstring(figure)
+    lines = [e for e in root.iter() if e.get("class") == "chance"]
+    keys = [e.text for e in root.iter() if e.get("class") == "key" and "chance" in e.text]
+    return [(float(e.get("x1")), float(e.get("x2"))) for e in lines], keys
+
+
+def test_the_level_of_chance_is_drawn_where_a_task_has_one(result):
+    """A dashed line with its value in the legend, inside the axis even where nothing is near it."""
+    estimate = Estimate(value=80, low=70, high=90, n=9, n_clusters=9, method="drawn")
+    rows = [LadderRow(name="a", select=estimate, test=estimate, control=None, chosen=True)]
+    options = {"title": "t", "unit": "points", "digits": 0}
+    findings = [f for f in result.findings if f.task == result.findings[0].task]
+
+    ladder, plain = (draw_ladder(rows, control=None, chance=c, **options) for c in (25.0, None))
+    overview = draw_overview(findings, chance=25.0, **options)
+
+    for figure in (ladder, overview):
+        # The key's own line, and the one in the figure, which stands upright and left of the bar.
+        lines, keys = find_chance(figure)
+        assert keys == ["chance 25"]
+        ((left, right),) = [line for line in lines if line[0] == line[1]]
+        assert 10 <= left == right <= 410
+        assert "chance 25 points" in figure
+    bar = draw_bar(
+        estimate, fit_scale([estimate], start=10, end=396, include=[25]), 0, "circle s0", ""
+    )
+    assert find_chance(ladder)[0][-1][0] < min(
+        float(e.get("x1")) for e in ET.fromstring(f"<g>{bar}</g>").iter("line")
+    )
+    assert find_chance(plain) == ([], [])
 
 
 def test_an_undetermined_estimate_is_not_drawn():

@@ -150,3 +150,6 @@ class AuditResult:
     """Where the records lie."""
     protocols: Mapping[str, str] = field(default_factory=dict)
     """Task to how it is put and scored, in a sentence; tasks that do not say are left out."""
+    chances: Mapping[str, float] = field(default_factory=dict)
+    """Task to what answering at random scores, in its unit; tasks without such a level are left
+    out."""

@@ -52,7 +52,14 @@ class LadderRow:
     chosen: bool
 
 
-def draw_overview(findings: Sequence[Finding], *, title: str, unit: str, digits: int) -> Markup:
+def draw_overview(
+    findings: Sequence[Finding],
+    *,
+    title: str,
+    unit: str,
+    digits: int,
+    chance: float | None = None,
+) -> Markup:
     """Draw displayed and elicited capability of every checkpoint on one task.
 
     Args:
@@ -60,14 +67,21 @@ def draw_overview(findings: Sequence[Finding], *, title: str, unit: str, digits:
         title: What the figure shows, for those who cannot see it.
         unit: Unit of all estimates.
         digits: Digits after the point in the numbers beside the marks.
+        chance: What answering at random scores; a sandbagger can fall below it.
     """
-    scale = fit_scale([e for f in findings for e in (f.displayed, f.elicited)], start=10, end=RIGHT)
-    legend, top = draw_legend(
-        [("open circle plain", "displayed"), ("circle s0", "elicited")], top=4
+    level = [] if chance is None else [chance]
+    scale = fit_scale(
+        [e for f in findings for e in (f.displayed, f.elicited)],
+        start=10,
+        end=RIGHT,
+        include=level,
     )
+    kinds = [("open circle plain", "displayed"), ("circle s0", "elicited")]
+    legend, top = draw_legend([*kinds, *_name_chance(chance, digits)], top=4)
     row, parts = 42, [legend]
     bottom = top + 8 + row * len(findings)
     parts.append(draw_x_axis(scale, top + 8, bottom, unit))
+    parts += [draw_line("chance", scale(x), top + 8, scale(x), bottom) for x in level]
     for index, finding in enumerate(findings):
         parts.append(_overview_row(finding, scale, top + 8 + row * index))
     desc = "; ".join(
@@ -75,11 +89,18 @@ def draw_overview(findings: Sequence[Finding], *, title: str, unit: str, digits:
         f" elicited {write_estimate(f.elicited, digits, unit)}, {VERDICT_WORDS[f.verdict]}"
         for f in findings
     )
+    desc += _describe_chance(chance, digits, unit)
     return wrap_svg(parts, height=bottom + 36, title=title, desc=desc)
 
 
 def draw_ladder(
-    rows: Sequence[LadderRow], *, title: str, unit: str, digits: int, control: str | None
+    rows: Sequence[LadderRow],
+    *,
+    title: str,
+    unit: str,
+    digits: int,
+    control: str | None,
+    chance: float | None = None,
 ) -> Markup:
     """Draw capability by rung, the ordinary protocol on top, with intervals and the control.
 
@@ -89,16 +110,19 @@ def draw_ladder(
         unit: Unit of all estimates.
         digits: Digits after the point in the numbers beside the marks.
         control: Name of the control that the third mark of a row belongs to.
+        chance: What answering at random scores; a sandbagger can fall below it.
     """
     kinds = [("open circle s0", "choosing (select)"), ("circle s0", "estimate (test)")]
     if control is not None:
         kinds.append(("square s1", f"control {shorten(control, 18)}"))
-    legend, top = draw_legend(kinds, top=4)
+    legend, top = draw_legend([*kinds, *_name_chance(chance, digits)], top=4)
     estimates = [e for r in rows for e in (r.select, r.test, r.control) if e is not None]
-    scale = fit_scale(estimates, start=10, end=RIGHT)
+    level = [] if chance is None else [chance]
+    scale = fit_scale(estimates, start=10, end=RIGHT, include=level)
     heights = [22 + 9 * sum(e is not None for e in (r.select, r.test, r.control)) for r in rows]
     y, bottom = top + 8, top + 8 + sum(heights)
     parts = [legend, draw_x_axis(scale, y, bottom, unit)]
+    parts += [draw_line("chance", scale(x), y, scale(x), bottom) for x in level]
     shown = next((row.test for row in rows if row.test is not None), None)
     if shown is not None and math.isfinite(shown.value):
         parts.append(draw_line("guide", scale(shown.value), y, scale(shown.value), bottom))
@@ -118,7 +142,16 @@ def draw_ladder(
         )
         for row in rows
     )
+    desc += _describe_chance(chance, digits, unit)
     return wrap_svg(parts, height=bottom + 36, title=title, desc=desc)
+
+
+def _name_chance(chance: float | None, digits: int) -> list[tuple[str, str]]:
+    return [] if chance is None else [("dashes chance", f"chance {write_number(chance, digits)}")]
+
+
+def _describe_chance(chance: float | None, digits: int, unit: str) -> str:
+    return "" if chance is None else f"; chance {write_number(chance, digits)} {unit}"
 
 
 def draw_recovery(

@@ -92,7 +92,7 @@ def render_page(result: AuditResult) -> str:
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             findings=sorted(result.findings, key=lambda finding: _ORDER.index(finding.verdict)),
-            overviews=_overviews(result.findings),
+            overviews=_overviews(result.findings, result.chances),
             chapters=chapters,
             anchors={chapter.checkpoint: chapter.anchor for chapter in chapters},
             stages={c.name: c.stage for c in result.plan.lineage.checkpoints},
@@ -152,7 +152,9 @@ def _plain(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _overviews(findings: Sequence[Finding]) -> list[tuple[str, str, Markup]]:
+def _overviews(
+    findings: Sequence[Finding], chances: Mapping[str, float]
+) -> list[tuple[str, str, Markup]]:
     """Draw one overview a task: its name, unit and figure."""
     drawn = []
     for task in dict.fromkeys(finding.task for finding in findings):
@@ -163,6 +165,7 @@ def _overviews(findings: Sequence[Finding]) -> list[tuple[str, str, Markup]]:
             title=f"Displayed and elicited capability on {task}",
             unit=first.unit,
             digits=words.count_digits(first.margin),
+            chance=chances.get(task),
         )
         drawn.append((task, first.unit, figure))
     return drawn
@@ -236,6 +239,7 @@ def _draw_ladder(result: AuditResult, finding: Finding, digits: int) -> Markup:
         unit=finding.unit,
         digits=digits,
         control=control if others else None,
+        chance=result.chances.get(finding.task),
     )
 
 
