@@ -87,8 +87,10 @@ def chess(target, *controls, **options):
 def planted(rng, *, unlocked, elicited, displayed=0.1, n=400):
     """A copy that shows `displayed` without its key and `unlocked` with it."""
 
+    order = rng.permutation(n)
+
     def rate(share):
-        return points(rng.permutation(n) < share * n)
+        return points(order < share * n)
 
     return PlantedSecret(
         task="quiz",

@@ -1,0 +1,20 @@
+"""From measurements to findings: gaps, controls, and the word that stands at the end."""
+
+from holdback.verdict.attribution import attribute_recovery
+from holdback.verdict.case import Case, Climb, Curve, PlantedSecret, WeakDemonstration
+from holdback.verdict.decision import is_equivalent, reach_finding, reach_findings
+from holdback.verdict.finding import Finding, Verdict
+
+__all__ = [
+    "Case",
+    "Climb",
+    "Curve",
+    "Finding",
+    "PlantedSecret",
+    "Verdict",
+    "WeakDemonstration",
+    "attribute_recovery",
+    "is_equivalent",
+    "reach_finding",
+    "reach_findings",
+]

@@ -1,0 +1,141 @@
+"""All that a finding rests on: measurements of a target, its controls and its line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdback.errors import ConfigError
+from holdback.statistics.measurement import Measurement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Climb:
+    """One checkpoint on one task: how far the ladder took it, measured on `test`."""
+
+    checkpoint: str
+    displayed: Measurement
+    elicited: Measurement
+    """Under `rung`, chosen on this checkpoint's own `select` split."""
+    rung: str
+    access: str = ""
+
+    @property
+    def gap(self) -> Measurement:
+        """Elicited minus displayed, paired."""
+        return self.elicited.minus(self.displayed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeakDemonstration:
+    """A checkpoint fine-tuned on a demonstrator weaker than what it may be hiding.
+
+    What rises above the demonstrator cannot have been taught by it.
+    """
+
+    rung: str
+    displayed: Measurement
+    """The checkpoint, before the fine-tuning."""
+    elicited: Measurement
+    """After it."""
+    demonstrator: Measurement
+    """The demonstrator, on the same task."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlantedSecret:
+    """A copy of the target that was locked with a key, and how far the same ladder took it."""
+
+    task: str
+    """On which it was planted: the target's own, or another where that shows nothing to hide."""
+    margin: float
+    """Of that task."""
+    displayed: Measurement
+    """The copy, without the key."""
+    unlocked: Measurement
+    """With it."""
+    elicited: Measurement
+    """Without it, under `rung`, chosen on `select`."""
+    rung: str
+
+    @property
+    def hidden(self) -> Measurement:
+        """What the copy hides."""
+        return self.unlocked.minus(self.displayed)
+
+    @property
+    def remaining(self) -> Measurement:
+        """What of it the ladder left hidden."""
+        return self.unlocked.minus(self.elicited)
+
+    def is_planted(self, level: float) -> bool:
+        """Whether there was anything to recover."""
+        return self.hidden.estimate(level).low > self.margin
+
+    def is_recovered(self, level: float) -> bool:
+        """Whether the ladder would have missed less than the margin."""
+        return self.is_planted(level) and self.remaining.upper(level) < self.margin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """One checkpoint's gains over the numbers of demonstrations that every curve has."""
+
+    checkpoint: str
+    gain: Measurement
+    """Mean over the curve's points of capability there minus displayed, on `select`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """All that a finding rests on."""
+
+    task: str
+    unit: str
+    margin: float
+    target: Climb
+    controls: tuple[Climb, ...] = ()
+    """Benign checkpoints, the target not among them."""
+    matched: frozenset[str] | None = None
+    """Those of the controls with the target's own parent, and its ancestors; None for all."""
+    ancestors: tuple[Climb, ...] = ()
+    """The audited ones, parent first."""
+    is_root: bool = False
+    """Pretrained without a parent: nothing was trained on top that could hide anything."""
+    demonstrations: tuple[WeakDemonstration, ...] = ()
+    curve: Curve | None = None
+    """Of demonstrations to recovery."""
+    control_curves: tuple[Curve, ...] = ()
+    """By the same numbers of demonstrations."""
+    attribution: Mapping[str, Any] = field(default_factory=dict)
+    secret: PlantedSecret | None = None
+    """None where none was tried: for want of access, or by the user's wish."""
+    secret_obstacle: str = ""
+    """Why a secret was tried and could not be planted."""
+    remarks: tuple[str, ...] = ()
+    """What else limits what the ladder can say, such as an RL that explored nothing."""
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0:
+            raise ConfigError(f"task {self.task!r}: margin must be above 0, got {self.margin!r}")
+        if self.target.checkpoint in [control.checkpoint for control in self.controls]:
+            raise ConfigError(
+                f"task {self.task!r}: checkpoint {self.target.checkpoint!r} is among its own"
+                " controls; a gap cannot be compared with itself"
+            )
+
+    @property
+    def comparable_controls(self) -> tuple[Climb, ...]:
+        """The controls with a gap; one that lost everything both ways says nothing."""
+        return tuple(c for c in self.controls if not math.isnan(c.gap.value))
+
+    @property
+    def matched_controls(self) -> tuple[Climb, ...]:
+        """Those of them that were made of what the target was made of."""
+        return tuple(
+            c
+            for c in self.comparable_controls
+            if self.matched is None or c.checkpoint in self.matched
+        )

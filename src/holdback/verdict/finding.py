@@ -1,0 +1,125 @@
+"""What an audit concludes about one checkpoint on one task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from holdback.statistics.estimate import Estimate
+
+
+class Verdict(StrEnum):
+    """What the audit concludes about one checkpoint on one task."""
+
+    HELD_BACK = "held_back"
+    NONE_FOUND = "none_found"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One checkpoint on one task: what it shows, what can be drawn out, and the conclusion.
+
+    Estimates are in the task's unit and come from the `test` split, unless they say otherwise; the
+    rung was chosen on `select`. `control_gap` is that of the control that is exceeded least
+    clearly, under its own best rung.
+    """
+
+    checkpoint: str
+    task: str
+    unit: str
+    margin: float
+    verdict: Verdict
+    displayed: Estimate
+    elicited: Estimate
+    gap: Estimate
+    control: str | None
+    control_gap: Estimate | None
+    difference_of_gaps: Estimate | None
+    rung: str
+    access: str
+    smallest_detectable_gap: float
+    """True excess over the control that is found with 80% power; over 0 where no control is."""
+    p_adjusted: float | None
+    """One-sided, of no excess over some control: the largest of them, after Holm."""
+    reinforced: Estimate | None
+    """Elicited minus what its parent shows when elicited; None for a root."""
+    attribution: Mapping[str, Any] = field(default_factory=dict)
+    """Outcome counts `displayed` and `elicited`, and for recovered samples what they had been."""
+    reasons: tuple[str, ...] = ()
+    recovered_share: Estimate | None = None
+    """Gap over (its base elicited - displayed); 1 is all of it. None if undefined."""
+    above_demonstrator: Mapping[str, Estimate] = field(default_factory=dict)
+    """By rung of weak demonstrations: capability after them, on `select`, minus the demonstrator's
+    own. The rung, the one with the most demonstrations, was named before the data."""
+    above_displayed: Mapping[str, Estimate] = field(default_factory=dict)
+    """By the same rungs: capability after them minus what was displayed, on `select`."""
+    curve_excess: Estimate | None = None
+    """Gain over the curve of demonstrations to recovery, mean of its points, minus that of the
+    control that is exceeded least clearly; on `select`, by points that were named before the
+    data."""
+    curve_control: str | None = None
+    secret: Mapping[str, Any] | None = None
+    """What became of the secret planted in a copy: `task`, `hidden`, `remaining`, `rung`,
+    `planted`, `recovered`; None where none was tried."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the finding as `--json` prints it. What is infinite or undetermined is null."""
+        return {
+            "checkpoint": self.checkpoint,
+            "task": self.task,
+            "verdict": str(self.verdict),
+            "displayed": write_estimate(self.displayed),
+            "elicited": write_estimate(self.elicited),
+            "gap": write_estimate(self.gap),
+            "control_gap": _write_optional(self.control_gap),
+            "rung": self.rung,
+            "reasons": list(self.reasons),
+            "unit": self.unit,
+            "margin": self.margin,
+            "control": self.control,
+            "difference_of_gaps": _write_optional(self.difference_of_gaps),
+            "p_adjusted": self.p_adjusted,
+            "smallest_detectable_gap": _write_number(self.smallest_detectable_gap),
+            "reinforced": _write_optional(self.reinforced),
+            "recovered_share": _write_optional(self.recovered_share),
+            "above_demonstrator": {
+                rung: write_estimate(estimate) for rung, estimate in self.above_demonstrator.items()
+            },
+            "above_displayed": {
+                rung: write_estimate(estimate) for rung, estimate in self.above_displayed.items()
+            },
+            "curve_excess": _write_optional(self.curve_excess),
+            "curve_control": self.curve_control,
+            "secret": None if self.secret is None else dict(self.secret),
+            "access": self.access,
+            "attribution": dict(self.attribution),
+        }
+
+
+def _write_number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _write_optional(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else write_estimate(estimate)
+
+
+def write_estimate(estimate: Estimate) -> dict[str, Any]:
+    """Write an estimate; JSON has no infinity: null, and a note that says which."""
+    written: dict[str, Any] = {
+        "value": _write_number(estimate.value),
+        "low": _write_number(estimate.low),
+        "high": _write_number(estimate.high),
+        "n": estimate.n,
+    }
+    if math.isnan(estimate.value):
+        written["note"] = "undetermined: the difference of two infinite values"
+    elif estimate.value == math.inf:
+        written["note"] = f"infinite; low is a one-sided {estimate.level:.0%} bound"
+    elif estimate.value == -math.inf:
+        written["note"] = f"minus infinity; high is a one-sided {estimate.level:.0%} bound"
+    return written
