@@ -49,8 +49,11 @@ TECHNIQUE_MODULES = (
     "interpolation",
     "noise",
     "prompting",
+    "refusal",
+    "reinforce",
     "sampling",
     "secret",
+    "steering",
 )
 """Modules of `holdback.elicitation` in which techniques are registered."""
 
