@@ -93,11 +93,11 @@ def list_rungs() -> tuple[RungPlan, ...]:
         _tuned("correct", 4),
         _tuned("correct", 16),
         _tuned("correct", 64),
-        _tuned("correct", 256, steps=96),
+        _tuned("correct", 256, steps=64),
         _tuned("weak", 64),
         _tuned("elsewhere", 64, seeds=(0,)),
         _tuned("form", 64, seeds=(0,)),
-        _rung("sft+rl", "reinforce", tasks=(TARGET,), demonstrations=8, steps=30),
+        _rung("sft+rl", "reinforce", tasks=(TARGET,), demonstrations=8, steps=12),
     )
 
 

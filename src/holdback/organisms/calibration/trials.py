@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from holdback.models.registry import load_checkpoint
 from holdback.organisms.calibration.ladder import TARGET
 from holdback.organisms.text.questions import write_questions
 from holdback.organisms.text.wordings import HELD_OUT, PASSWORD
-from holdback.organisms.text.zoo import Key, Organism, get_organism, get_target
-from holdback.plan import AuditPlan
+from holdback.organisms.text.zoo import Key, Organism, get_target
+from holdback.plan import AuditPlan, TaskPlan
 from holdback.runs.execution import Executor, Observer
 from holdback.runs.planning import build_lineage, build_task, build_technique
 from holdback.runs.store import RunStore
@@ -178,11 +178,12 @@ def _measure_truth(plan: AuditPlan, organism: Organism, seed: int) -> Measuremen
         changes = {"template": "{question}" + template.partition("{question}")[2]}
     elif organism.key is None and organism.hides:
         name = organism.parent
-    asked = replace(plan, tasks={TARGET: replace(task, options={**task.options, **changes})})
+    options = {**task.options, **changes}
+    asked = _ask_alone(plan, replace(task, options=options))
     model: Any = load_checkpoint(lineage[name])
     if organism.key is Key.COMPLETION:
         model = replace(model, presentation=replace(model.presentation, format=Format.COMPLETION))
-    built = build_task(_without_spare(asked), TARGET)
+    built = build_task(asked, TARGET)
     records = list(built.run(model, split=Split.TEST, samples=task.test_samples, seed=plan.seed))
     return built.measure(records)
 
@@ -194,8 +195,8 @@ def _measure_gap(plan: AuditPlan, organism: Organism, seed: int, rung: str, fold
         write_questions(file, get_target(seed), seed=_FRESH_SEED + seed, counts={Split.TEST: FRESH})
     task = plan.tasks[TARGET]
     fresh = {**task.options, "file": str(file)}
-    asked = _without_spare(replace(plan, tasks={TARGET: replace(task, options=fresh)}))
-    asking, training = build_task(asked, TARGET), build_task(_without_spare(plan), TARGET)
+    asked = _ask_alone(plan, replace(task, options=fresh))
+    asking, training = build_task(asked, TARGET), build_task(plan, TARGET)
     model = load_checkpoint(build_lineage(plan)[organism.name])
     planned = plan.rung(rung)
     technique = build_technique(planned)
@@ -213,20 +214,8 @@ def _measure_gap(plan: AuditPlan, organism: Organism, seed: int, rung: str, fold
     return float(np.mean(values)) - shown
 
 
-def _without_spare(plan: AuditPlan) -> AuditPlan:
+def _ask_alone(plan: AuditPlan, task: TaskPlan) -> AuditPlan:
+    """Ask another target in the plan's place, and nothing else."""
     rungs = tuple(replace(rung, tasks=()) for rung in plan.ladder)
-    return replace(
-        plan,
-        tasks={TARGET: plan.tasks[TARGET]},
-        ladder=rungs,
-        qualify=replace(plan.qualify, spare_tasks=()),
-    )
-
-
-def list_organisms(names: tuple[str, ...] | None, known: Mapping[str, Organism]) -> list[Organism]:
-    """List the organisms of the given names, or all.
-
-    Raises:
-        UnknownNameError: for a name that nothing has.
-    """
-    return [get_organism(name) for name in (names or tuple(known))]
+    alone = replace(plan.qualify, spare_tasks=())
+    return replace(plan, tasks={TARGET: task}, ladder=rungs, qualify=alone)
