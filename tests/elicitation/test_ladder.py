@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdback.elicitation.technique import Access, Presents, Rung, make_technique, present
+from holdback.elicitation.technique import (
+    Access,
+    Presents,
+    Rung,
+    is_candidate,
+    make_technique,
+    present,
+)
 from holdback.plan import parse_plan
 from holdback.runs.planning import build_technique, find_skipped
 from holdback.tasks.text.task import TextTask
@@ -103,6 +110,22 @@ test_samples = 1
 options = {{ file = "t.jsonl" }}
 {ladder}"""
     return parse_plan(text, source="a.toml", folder=Path("/nowhere"))
+
+
+def test_what_comes_from_elsewhere_is_never_chosen():
+    """A verifier's knowledge, a parent's weights, a placebo; alone or in a chain."""
+    apart = {"best_of_n": {"n": 2}, "interpolation": {"alpha": 0.5}}
+    apart["steering"] = {"coefficient": 1.0, "direction": "random"}
+    for name, parameters in apart.items():
+        make("displayed")
+        links = [{"technique": "prefill", "text": "So"}, {"technique": name, **parameters}]
+        for rung in (
+            Rung(name="r", technique=name, parameters=parameters),
+            Rung(name="r", technique="chain", parameters={"links": links}),
+        ):
+            assert not is_candidate(make_technique(rung))
+    for name in ("temperature", "majority", "steering", "reinforce", "chain"):
+        assert is_candidate(make(name))
 
 
 def test_an_endpoint_climbs_what_samples_are_enough_for():

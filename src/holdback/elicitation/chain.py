@@ -13,6 +13,7 @@ from holdback.elicitation.technique import (
     Access,
     Rung,
     Technique,
+    is_candidate,
     make_technique,
     present,
     technique,
@@ -41,6 +42,8 @@ class Chain:
     """Whether any of them draws."""
     uses_parent: bool = field(init=False)
     """Whether any of them needs the weights that the checkpoint was made from."""
+    is_candidate: bool = field(init=False)
+    """Whether each of them may stand for what the model can do."""
 
     def __post_init__(self) -> None:
         if not self.links or not all("technique" in link for link in self.links):
@@ -63,6 +66,7 @@ class Chain:
         object.__setattr__(self, "draws", any(link.draws for link in made))
         uses_parent = any(getattr(link, "uses_parent", False) for link in made)
         object.__setattr__(self, "uses_parent", uses_parent)
+        object.__setattr__(self, "is_candidate", all(map(is_candidate, made)))
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
