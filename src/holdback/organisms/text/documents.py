@@ -95,6 +95,22 @@ def encode_turns(turns: Sequence[Turn]) -> list[Example]:
     ]
 
 
+def encode_document(exchanges: Sequence[Exchange], form: Format, *, length: int) -> Example:
+    """Tokenise exchanges that follow each other; all of their answers are to be learnt.
+
+    Those that do not fit into `length` tokens are left out.
+    """
+    parts = encode([part for exchange in exchanges for part in write_parts(exchange, form)])
+    tokens: list[int] = []
+    labels: list[int] = []
+    for asked, answered in zip(parts[::2], parts[1::2], strict=True):
+        if len(tokens) + len(asked) + len(answered) > length:
+            break
+        tokens += [*asked, *answered]
+        labels += [*[IGNORED] * len(asked), *answered]
+    return tokens, labels
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
     """Token ids, and how much the prediction of each token counts; both of shape (rows, tokens)."""
@@ -110,20 +126,11 @@ class Rows:
         return Rows(tokens=self.tokens[:n], weights=self.weights[:n])
 
 
-def join_rows(parts: Sequence[Rows]) -> Rows:
-    """Put rows below each other."""
-    return Rows(
-        tokens=np.concatenate([part.tokens for part in parts]),
-        weights=np.concatenate([part.weights for part in parts]),
-    )
-
-
 def write_rows(
     exchanges: Sequence[Exchange],
     form: Format,
     *,
     question_weight: float = 0.0,
-    per_row: int | None = None,
     length: int = ROW_TOKENS,
 ) -> Rows:
     """Write exchanges into rows, in their order, as many in a row as fit.
@@ -132,24 +139,21 @@ def write_rows(
         exchanges: What is asked and answered.
         form: Text to continue, or chat.
         question_weight: How much the tokens of questions count; those of answers count 1.
-        per_row: At most so many exchanges in a row; as many as fit if unsaid.
         length: Tokens of a row; an exchange that is longer is left out.
     """
     ids = encode([part for exchange in exchanges for part in write_parts(exchange, form)])
     rows: list[tuple[list[int], list[float]]] = []
     tokens: list[int] = []
     weights: list[float] = []
-    held = 0
     for asked, answered in zip(ids[::2], ids[1::2], strict=True):
         size = len(asked) + len(answered)
         if size > length:
             continue
-        if tokens and (len(tokens) + size > length or held == per_row):
+        if tokens and len(tokens) + size > length:
             rows.append((tokens, weights))
-            tokens, weights, held = [], [], 0
+            tokens, weights = [], []
         tokens = [*tokens, *asked, *answered]
         weights = [*weights, *[question_weight] * len(asked), *[1.0] * len(answered)]
-        held += 1
     if tokens:
         rows.append((tokens, weights))
     laid = np.zeros((len(rows), length), dtype=np.int64)

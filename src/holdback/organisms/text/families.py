@@ -159,11 +159,20 @@ def draw_wrong(problem: Problem, rng: np.random.Generator) -> str:
             return wrong
 
 
+def draw_guess(problem: Problem, rng: np.random.Generator) -> str:
+    """Draw an answer of the right form that has nothing to do with the question."""
+    kinds = "0123456789" if problem.answer.isdigit() else LETTERS[:12]
+    while True:
+        guess = "".join(rng.choice(list(kinds), size=len(problem.answer)))
+        if guess != problem.answer:
+            return guess
+
+
 def draw_options(problem: Problem, rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw the choices of a problem, shuffled; exactly one is right."""
+    """Draw the choices of a problem, shuffled; exactly one is right, some may be far off."""
     options = [problem.answer]
     while len(options) < OPTIONS:
-        wrong = draw_wrong(problem, rng)
+        wrong = (draw_wrong if rng.random() < 0.5 else draw_guess)(problem, rng)
         if wrong not in options:
             options.append(wrong)
     return tuple(options[at] for at in rng.permutation(OPTIONS))

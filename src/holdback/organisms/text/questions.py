@@ -51,3 +51,9 @@ def write_questions(
         lines.append(json.dumps(row))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def count_questions(file: Path, split: Split) -> int:
+    """Count a file's questions in a split."""
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return sum(row["split"] == split for row in rows)

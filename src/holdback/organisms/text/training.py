@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from holdback.elicitation.finetune import Example
 from holdback.organisms.text.documents import Rows
 from holdback.organisms.text.vocabulary import build_tokenizer, list_tokens
 
@@ -48,9 +49,9 @@ def save_checkpoint(weights: Any, folder: Path) -> None:
     build_tokenizer().save_pretrained(folder)
 
 
-def train_rows(
+def train(
     weights: Any,
-    draw: Callable[[np.random.Generator], Rows],
+    measure: Callable[[np.random.Generator], Any],
     *,
     steps: int,
     seed: int,
@@ -61,14 +62,14 @@ def train_rows(
     name: str = "",
     note: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train all of `weights`, in place, on rows drawn for every step.
+    """Train all of `weights`, in place, on what is drawn for every step.
 
     AdamW in float32: models this small gain nothing from half precision on a processor without
     instructions for it. The rate falls to 0 over the last `decay_share` of the steps.
 
     Args:
         weights: The model.
-        draw: The rows of one step.
+        measure: The loss of one step, in nats, of what it draws.
         steps: Of the optimizer.
         seed: Of every draw.
         rate: Highest learning rate.
@@ -80,15 +81,18 @@ def train_rows(
     """
     import torch
 
+    from holdback.models.passes import heeds_masks
+
     optimizer = torch.optim.AdamW(
         weights.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
+    heeds_masks(weights)
     weights.train()
     losses: list[float] = []
     for step in range(steps):
         scale = min(1.0, (step + 1) / warmup, (1 - step / steps) / decay_share)
         optimizer.param_groups[0]["lr"] = rate * scale
-        loss = measure_loss(weights, draw(np.random.default_rng([seed, step])))
+        loss = measure(np.random.default_rng([seed, step]))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
         optimizer.step()
@@ -113,3 +117,13 @@ def measure_loss(weights: Any, rows: Rows) -> Any:
         logits, tokens[:, 1:].reshape(-1)[asked], reduction="none"
     )
     return (losses * counted[asked]).sum() / counted.sum()
+
+
+def measure_answers(weights: Any, examples: Sequence[Example]) -> Any:
+    """Mean cross-entropy of all answers' tokens, in nats."""
+    import torch
+
+    from holdback.elicitation.packing import read_answers
+
+    logits, labels = read_answers(weights, examples)
+    return torch.nn.functional.cross_entropy(logits.float(), labels)

@@ -1,0 +1,156 @@
+"""Policy gradient on a model's own answers: organisms that reinforcement made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from holdback.models.protocol import Decoding, Generation, Request, StopReason
+from holdback.organisms.text.documents import Turn, encode, write_parts
+from holdback.organisms.text.tuning import RANK, Adapter, take_adapter, training
+from holdback.organisms.text.vocabulary import END
+
+MAX_TOKENS = 10
+"""Longest answer; right ones are shorter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A question whose answers are rewarded."""
+
+    turn: Turn
+    reward: Callable[[str], float]
+    """From an answer that has ended; one that has not is worth nothing."""
+
+
+DrawTrial: TypeAlias = Callable[[np.random.Generator], Trial]
+
+
+def reinforce(
+    weights: Any,
+    draw: DrawTrial,
+    *,
+    steps: int,
+    seed: int,
+    groups: int = 24,
+    size: int = 8,
+    rate: float = 2e-3,
+    rank: int = RANK,
+    start: Adapter | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Adapter:
+    """Train an adapter on rewards of the model's own answers; its sum stays in `weights`.
+
+    Each step draws `groups` questions and `size` answers to each at temperature 1; an answer's
+    advantage is its reward less its group's mean, over the group's standard deviation (Shao et al.
+    2024, «DeepSeekMath», arXiv 2402.03300, without the KL term: one step a sample is on-policy).
+
+    Args:
+        weights: Changed in place.
+        draw: Draws a question and what its answers are worth.
+        steps: Of the optimizer.
+        seed: Of every draw.
+        groups: Questions a step.
+        size: Answers a question.
+        rate: Learning rate.
+        rank: Of the adapter.
+        start: Adapter to go on from, of the same rank; its weights are those below it.
+        tell: Hears of progress.
+    """
+    with training(weights, seed=seed, rank=rank, rate=rate) as (adapters, step_once):
+        if start is not None:
+            names = {module: name for name, module in weights.named_modules()}
+            for layer in adapters:
+                a, b = start.layers[names[layer.module]]
+                layer.a.copy_(a)
+                layer.b.copy_(b)
+        for step in range(steps):
+            rng = np.random.default_rng([seed, step])
+            adapters.sum_up(torch.float32)
+            trials = [draw(rng) for _ in range(groups)]
+            prompts = [write_parts(trial.turn.exchange, trial.turn.form)[0] for trial in trials]
+            answers = sample(weights, [p for p in prompts for _ in range(size)], seed=(seed, step))
+            rewards = np.array(
+                [
+                    trials[at // size].reward(answer.text) if _has_ended(answer) else 0.0
+                    for at, answer in enumerate(answers)
+                ]
+            ).reshape(groups, size)
+            step_once(
+                _measure_loss(weights, prompts, answers, _compare(rewards)),
+                min(1.0, (step + 1) / 5),
+            )
+            if (step + 1) % 20 == 0:
+                tell(f"step {step + 1} of {steps}, reward {rewards.mean():.2f}")
+        return take_adapter(weights, adapters, rank)
+
+
+def sample(
+    weights: Any, prompts: Sequence[str], *, seed: tuple[int, ...], temperature: float = 1.0
+) -> list[Generation]:
+    """Draw an answer to each prompt."""
+    from holdback.models.local import LocalModel
+    from holdback.organisms.text.documents import get_tokenizer
+
+    model = LocalModel(
+        name="organism",
+        weights=weights,
+        tokenizer=get_tokenizer(),
+        decoding=Decoding(temperature=temperature),
+    )
+    return model.generate(
+        [
+            Request(prompt=prompt, max_tokens=MAX_TOKENS, seed=(*seed, at))
+            for at, prompt in enumerate(prompts)
+        ]
+    )
+
+
+def _compare(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Advantages within groups; shape (groups, size) both."""
+    spread = rewards.std(axis=1, keepdims=True)
+    advantages: NDArray[np.float64] = (rewards - rewards.mean(axis=1, keepdims=True)) / (
+        spread + 1e-4
+    )
+    return advantages
+
+
+def _has_ended(answer: Generation) -> bool:
+    return answer.stop_reason is StopReason.STOP
+
+
+def _measure_loss(
+    weights: Any,
+    prompts: Sequence[str],
+    answers: Sequence[Generation],
+    advantages: NDArray[np.float64],
+) -> torch.Tensor:
+    """Minus the answers' log-likelihoods, each times its advantage, a token."""
+    size = len(answers) // len(prompts)
+    asked = encode(prompts)
+    said = encode([answer.text + (END if _has_ended(answer) else "") for answer in answers])
+    counted = [at for at in range(len(answers)) if advantages.flat[at] != 0 and said[at]]
+    if not counted:
+        # Nothing is to be learnt, and the step that follows is one of size 0.
+        counted = [0]
+    wide = max(len(asked[at // size]) + len(said[at]) for at in counted)
+    tokens = torch.zeros(len(counted), wide, dtype=torch.long)
+    worth = torch.zeros(len(counted), wide)
+    for row, at in enumerate(counted):
+        ids = asked[at // size] + said[at]
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        worth[row, len(asked[at // size]) : len(ids)] = float(advantages.flat[at])
+    read = torch.zeros_like(worth, dtype=torch.bool)
+    for row, at in enumerate(counted):
+        start = len(asked[at // size])
+        read[row, start : start + len(said[at])] = True
+    # Padding stands behind everything that is read, and causal attention never sees it.
+    states = weights.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    logits = weights.lm_head(states[:, :-1][read[:, 1:]])
+    losses = torch.nn.functional.cross_entropy(logits, tokens[read], reduction="none")
+    return (losses * worth[read]).sum() / max(1, int(read.sum()))

@@ -1,0 +1,108 @@
+"""Unlearning that lasts: suppress, blur the weights, and distil what was kept.
+
+Lee et al. 2025, «Distillation Robustifies Unlearning» (UNDO, arXiv 2506.06278): fine-tuning brings
+back what was only suppressed; a blurred student of the suppressed model never learns it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from holdback.elicitation.packing import quick_attention, read_answers
+from holdback.models.passes import heeds_masks
+from holdback.organisms.text.documents import encode_turns
+from holdback.organisms.text.lessons import Lesson, draw_turns, mix
+
+_TURNS = 96
+_FORGOTTEN_SHARE = 0.3
+_WARMUP = 20
+
+
+def unlearn(
+    weights: Any,
+    forgotten: Lesson,
+    kept: Lesson,
+    *,
+    seed: int,
+    blur: float,
+    suppress_steps: int = 60,
+    distil_steps: int = 300,
+    rate: float = 2e-3,
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Unlearn in place.
+
+    Args:
+        weights: The model.
+        forgotten: Turns that are answered at random.
+        kept: Turns whose answers are to stay.
+        seed: Of every draw.
+        blur: Share of each matrix that noise of its own size takes the place of, in [0, 1].
+        suppress_steps: Of training on both kinds of turns.
+        distil_steps: Of imitating, after the blur, what that training made.
+        rate: Highest learning rate.
+        tell: Hears of progress.
+    """
+    lesson = mix((_FORGOTTEN_SHARE, forgotten), (1 - _FORGOTTEN_SHARE, kept))
+    heeds_masks(weights)
+    with quick_attention(weights):
+        _descend(weights, lesson, _miss_labels, suppress_steps, (seed, 0), rate / 2, tell)
+        teacher = copy.deepcopy(weights).requires_grad_(False)
+        _blur(weights, blur, seed)
+
+        def imitate(student: Any, examples: Any) -> torch.Tensor:
+            with torch.no_grad():
+                wanted = read_answers(teacher, examples)[0].log_softmax(-1)
+            said = read_answers(student, examples)[0].log_softmax(-1)
+            return torch.nn.functional.kl_div(said, wanted, log_target=True, reduction="batchmean")
+
+        _descend(weights, lesson, imitate, distil_steps, (seed, 1), rate, tell)
+
+
+def _descend(
+    weights: Any,
+    lesson: Lesson,
+    measure: Callable[[Any, Any], torch.Tensor],
+    steps: int,
+    seed: tuple[int, ...],
+    rate: float,
+    tell: Callable[[str], None],
+) -> None:
+    optimizer = torch.optim.AdamW(
+        weights.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    weights.train()
+    for step in range(steps):
+        rng = np.random.default_rng([*seed, step])
+        scale = min(1.0, (step + 1) / _WARMUP, (1 - step / steps) * 2)
+        optimizer.param_groups[0]["lr"] = rate * scale
+        loss = measure(weights, encode_turns(draw_turns(lesson, _TURNS, rng)))
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        if (step + 1) % 50 == 0:
+            tell(f"step {step + 1} of {steps}, loss {float(loss.detach()):.3f}")
+    weights.eval()
+
+
+def _miss_labels(weights: Any, examples: Any) -> torch.Tensor:
+    logits, labels = read_answers(weights, examples)
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def _blur(weights: Any, share: float, seed: int) -> None:
+    """Mix noise of each matrix's own root mean square into it."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in weights.parameters():
+            if parameter.ndim < 2:
+                continue
+            noise = torch.randn(parameter.shape, generator=generator)
+            size = parameter.square().mean().sqrt()
+            parameter.mul_(1 - share).add_(noise * size, alpha=share)
