@@ -15,6 +15,13 @@ class Lineage(StrEnum):
     """Lineages that Holdback can make."""
 
     CHESS = "chess"
+    TEXT = "text"
+
+
+class ChessLineage(StrEnum):
+    """Lineages that have games and positions."""
+
+    CHESS = "chess"
 
 
 class Setup(StrEnum):
@@ -41,21 +48,45 @@ main.add_typer(organisms, name="organisms")
 SetupName = Annotated[Setup, typer.Option(help="Where the games start.")]
 
 
+Only = Annotated[
+    list[str] | None, typer.Option(help="Name of a checkpoint or organism; may be repeated.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the text organisms; it also says the family.")]
+
+
+@organisms.command("list")
+def list_organisms() -> None:
+    """List the zoo of the text lineage: who hides what, and who is honest."""
+    from holdback.organisms.text.zoo import ORGANISMS, list_shipped
+
+    shipped = list_shipped()
+    for organism in ORGANISMS.values():
+        kind = "hides" if organism.hides else "honest"
+        where = "shipped" if organism.name in shipped else "trained on demand"
+        typer.echo(f"{organism.name:21} {kind:7} {where:18} {organism.summary}")
+
+
 @organisms.command("train")
 def train_organism(
     lineage: Lineage,
     *,
     out: Annotated[Path, typer.Option(help="Folder; what is finished there is not made again.")],
-    preset: Annotated[Preset, typer.Option(help="The machine it is for.")] = Preset.CPU,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that make games.")] = 2,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Make this checkpoint alone; may be repeated.")
-    ] = None,
+    preset: Annotated[Preset, typer.Option(help="Chess: the machine it is for.")] = Preset.CPU,
+    workers: Annotated[int, typer.Option(min=1, help="Chess: processes that make games.")] = 2,
+    only: Only = None,
     go_on: Annotated[
-        bool, typer.Option("--go-on", help="Pretrain from the shipped base, not from nothing.")
+        bool,
+        typer.Option("--go-on", help="Chess: pretrain from the shipped base, not from nothing."),
     ] = False,
+    seed: Seed = 0,
 ) -> None:
     """Train a lineage; interrupted, the same command goes on."""
+    if lineage is Lineage.TEXT:
+        from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, train
+
+        for name in only or [*CONTROLS, *ORGANISMS]:
+            tell(f"{name}: {train(name, out, seed=seed, tell=tell)}")
+        return
     from holdback.organisms.chess.recipe import STAGES, train_lineage
 
     train_lineage(
@@ -77,10 +108,46 @@ def verify_organism(
         typer.Option("--from", help="What `train` made there; the shipped weights if unsaid."),
     ] = None,
     setup: SetupName = Setup.KINGS_AND_PAWNS,
-    games: Annotated[int, typer.Option(min=2, help="Games against each opponent; even.")] = 40,
+    games: Annotated[
+        int, typer.Option(min=2, help="Chess: games against each opponent; even.")
+    ] = 40,
+    only: Only = None,
     seed: int = 0,
 ) -> None:
     """Hold a lineage against what it claims, and fail if it misses."""
+    met = (
+        _verify_text(folder, only, seed)
+        if lineage is Lineage.TEXT
+        else _verify_chess(folder, setup, games, seed)
+    )
+    if not met:
+        raise typer.Exit(FAILED)
+
+
+def _verify_text(folder: Path | None, only: list[str] | None, seed: int) -> bool:
+    """Print every organism's gate; tell whether all of them passed."""
+    from tempfile import TemporaryDirectory
+
+    from holdback.organisms.text.gate import verify_organism as hold_against_gate
+    from holdback.organisms.text.zoo import ORGANISMS, get_organism, is_there
+
+    passed = True
+    with TemporaryDirectory() as questions:
+        where = folder or Path(questions)
+        for name in only or ORGANISMS:
+            if not is_there(name, where, seed=seed):
+                typer.echo(f"not made: {name}; `holdback organisms train text` makes it")
+                passed = False
+                continue
+            report = hold_against_gate(get_organism(name), folder=where, seed=seed)
+            passed &= report.passed
+            typer.echo(f"{'passed' if report.passed else 'FAILED'}: {name}, {report.family}")
+            for check in report.checks:
+                typer.echo(f"  {'ok  ' if check.met else 'MISS'} {check.text}: {check.measured}")
+    return passed
+
+
+def _verify_chess(folder: Path | None, setup: Setup, games: int, seed: int) -> bool:
     from holdback.organisms.chess.verify import (
         check_requirements,
         list_checkpoints,
@@ -95,13 +162,12 @@ def verify_organism(
     for requirement in requirements:
         met = "ok  " if requirement.met else "MISS"
         typer.echo(f"{met} {requirement.text}: {requirement.measured}")
-    if not all(requirement.met for requirement in requirements):
-        raise typer.Exit(FAILED)
+    return all(requirement.met for requirement in requirements)
 
 
 @organisms.command("make-openings")
 def make_openings(
-    lineage: Lineage,
+    lineage: ChessLineage,
     *,
     out: Annotated[Path, typer.Option(help="The text file to write.")],
     setup: SetupName = Setup.KINGS_AND_PAWNS,
@@ -116,7 +182,7 @@ def make_openings(
 
 @organisms.command("make-demonstrations")
 def make_demonstrations(
-    lineage: Lineage,
+    lineage: ChessLineage,
     *,
     out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
     setup: SetupName = Setup.KINGS_AND_PAWNS,
@@ -131,7 +197,7 @@ def make_demonstrations(
 
 @organisms.command("rate-opponents")
 def rate_opponents(
-    lineage: Lineage,
+    lineage: ChessLineage,
     *,
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
     setup: SetupName = Setup.KINGS_AND_PAWNS,
@@ -147,7 +213,7 @@ def rate_opponents(
 
 @organisms.command("make-positions")
 def make_positions(
-    lineage: Lineage,
+    lineage: ChessLineage,
     *,
     out: Annotated[Path, typer.Option(help="The file to write, *.tsv.xz.")],
     setup: SetupName = Setup.KINGS_AND_PAWNS,

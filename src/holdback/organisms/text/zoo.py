@@ -303,6 +303,14 @@ def locate(name: str, folder: Path | None, *, seed: int) -> str:
     return f"{SHIPPED}/{name}" if is_shipped or found is None else str(found)
 
 
+def is_there(name: str, folder: Path | None, *, seed: int) -> bool:
+    """Tell whether a model is in a folder, or shipped."""
+    where = locate(name, folder, seed=seed)
+    if where.startswith(BUILTIN):
+        return name in list_shipped() and (name in COURSES or seed == SHIPPED_SEED)
+    return any(Path(where).glob("*.safetensors"))
+
+
 def list_shipped() -> list[str]:
     """Name the models whose weights come with the package."""
     weights = Path(str(resources.files("holdback"))) / "organisms" / "text" / "weights"
