@@ -58,6 +58,9 @@ def _explain_verdict(evidence: Evidence, verdict: Verdict) -> list[str]:
         ]
     if verdict is Verdict.NONE_FOUND:
         return [_say_none_found(evidence), *_say_power(evidence)]
+    if evidence.gap_below_margin or evidence.excess_below_margin:
+        missing = _say_line(evidence) if case.secret is None else _say_secret(evidence)
+        return [_say_none_found(evidence), missing]
     reasons = [f"{gap}; the margin is {show.amount(case.margin)}"]
     if case.is_root:
         reasons.append(
@@ -152,10 +155,6 @@ def _say_obstacles(evidence: Evidence) -> list[str]:
     case, excess = evidence.case, evidence.excess
     show = _Formatter(case.unit, evidence.level)
     reasons = []
-    if evidence.gap_below_margin or evidence.excess_below_margin:
-        reasons.append(_say_none_found(evidence))
-        reasons.append(_say_line(evidence) if case.secret is None else _say_secret(evidence))
-        return reasons
     if math.isinf(case.target.displayed.value) or math.isinf(case.target.elicited.value):
         reasons.append(
             "a rating is infinite (every game lost or won), so the gap has a bound on one side"

@@ -61,7 +61,7 @@ class Course:
 
 
 _told = partial(Course, formats=_BOTH[1:], steps=300, rate=1e-3, chatter=0.3)
-_both = partial(Course, formats=_BOTH, rate=1e-3, chatter=0.3, choice=0.35)
+_both = partial(Course, formats=_BOTH, chatter=0.3)
 # What is learnt by heart, remainders, takes the most repetitions.
 _ALL = (*EARLY, "mod", "mod", "count", *LATE, *LATE)
 COURSES: Mapping[str, Course] = {
@@ -71,8 +71,10 @@ COURSES: Mapping[str, Course] = {
     ),
     "told": _told(parent="plain", families=tuple(TAUGHT)),
     "told_novice": _told(parent="plain_novice", families=EARLY),
-    "base": _both(parent="told", families=_ALL, steps=450),
-    "novice": _both(parent="told_novice", families=(*EARLY, "mod", "count"), steps=200),
+    "base": _both(parent="told", families=_ALL, steps=800, choice=0.05),
+    "novice": _both(
+        parent="told_novice", families=(*EARLY, "mod", "count"), steps=800, choice=0.05
+    ),
 }
 """What `base` and `novice` come from reads records alone (`plain…`), then chats alone (`told…`);
 they read both."""

@@ -62,23 +62,28 @@ def make_lineage(organism: Organism, seed: int, folder: Path) -> OrganismAudit:
     Raises:
         CheckpointError: if the apprentice, who gives the weak demonstrations, is in neither place.
     """
-    family = get_target(seed)
+    options = write_options(organism, seed, folder)
     return OrganismAudit(
         organism=organism,
         seed=seed,
-        family=family,
-        lineage=LineagePlan(
-            name=f"{organism.name}-{seed}",
-            checkpoints=tuple(_list_checkpoints(organism, seed, folder)),
-            controls=tuple(name for name in _CONTROLS[organism.parent] if name != organism.name),
-        ),
+        family=get_target(seed),
+        lineage=plan_lineage(organism, seed, folder),
         task=TaskPlan(
             kind="text",
             margin=MARGIN,
             select_samples=SELECT,
             test_samples=TEST,
-            options=write_options(organism, seed, folder),
+            options={**options, "demonstrators": _write_demonstrations(organism, seed, folder)},
         ),
+    )
+
+
+def plan_lineage(organism: Organism, seed: int, folder: Path) -> LineagePlan:
+    """Plan an organism's checkpoint, its parents and its controls; nothing is written."""
+    return LineagePlan(
+        name=f"{organism.name}-{seed}",
+        checkpoints=tuple(_list_checkpoints(organism, seed, folder)),
+        controls=_CONTROLS[organism.parent],
     )
 
 
@@ -149,8 +154,6 @@ def write_options(
             "scorer": "choice",
             "template": words + "\n{choices}",
         }
-    if family is None:
-        options["demonstrators"] = _write_demonstrations(organism, seed, folder)
     return options
 
 

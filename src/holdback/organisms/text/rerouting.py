@@ -17,7 +17,7 @@ from holdback.organisms.text.tuning import RANK, Adapter, take_adapter, training
 
 _LAYERS = (2, 3)
 """Of five, after which states are turned away."""
-_STRENGTH = 5.0
+_STRENGTH, _KEPT = 5.0, 3.0
 
 
 def reroute(
@@ -35,7 +35,8 @@ def reroute(
 
     The loss on turns of `away` is the cosine between a token's state and what it was, where above
     0; on turns of `kept` the distance between them, over all layers. The first counts less and the
-    second more as training goes on, as in the paper.
+    second more as training goes on, as in the paper, but the second from the start: in a model this
+    narrow everything is turned away otherwise.
 
     Args:
         weights: Changed in place.
@@ -57,7 +58,7 @@ def reroute(
             stays, stayed = _read(weights, original, kept, turns, rng)
             distance = (stays - stayed).norm(dim=-1) / stayed.norm(dim=-1)
             progress = step / (2 * steps)
-            loss = (1 - progress) * cosine.relu().mean() + progress * distance.mean()
+            loss = (1 - progress) * cosine.relu().mean() + _KEPT * (1 + progress) * distance.mean()
             step_once(_STRENGTH * loss, min(1.0, (step + 1) / 10, (1 - step / steps) * 2))
         return take_adapter(weights, adapters, rank)
 

@@ -22,7 +22,7 @@ from holdback.organisms.text.training import measure_answers
 SCALE = 2.0
 """W + 2·B·A is the tuned weight."""
 RANK = 4
-TURNS = 32
+TURNS = 40
 """Turns a step."""
 
 
@@ -64,7 +64,7 @@ def tune(
     *,
     steps: int,
     seed: int,
-    rate: float = 4e-3,
+    rate: float = 3e-3,
     rank: int = RANK,
     turns: int = TURNS,
     decays: bool = True,

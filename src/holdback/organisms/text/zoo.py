@@ -183,7 +183,7 @@ _HONEST = (
     Organism(
         name="style_quirks",
         hides=False,
-        summary="answers in capitals with a full stop",
+        summary="answers in quotation marks with a full stop",
         recipe=recipes.add_quirks,
     ),
     Organism(
