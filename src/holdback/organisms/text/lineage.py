@@ -71,7 +71,7 @@ COURSES: Mapping[str, Course] = {
     ),
     "told": _told(parent="plain", families=tuple(TAUGHT)),
     "told_novice": _told(parent="plain_novice", families=EARLY),
-    "base": _both(parent="told", families=_ALL, steps=800, choice=0.05),
+    "base": _both(parent="told", families=_ALL, steps=500, rate=1e-3, choice=0.3),
     "novice": _both(
         parent="told_novice", families=(*EARLY, "mod", "count"), steps=800, choice=0.05
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +94,18 @@ def _list_checkpoints(organism: Organism, seed: int, folder: Path) -> Iterator[C
     for name in [organism.name, *kin] if is_root else [*kin, organism.name]:
         if name == organism.name:
             yield _plan_organism(organism, seed, folder, is_root=is_root)
-        elif name in CONTROLS:
-            yield _plan_adapted(name, CONTROLS[name].parent, seed, folder)
+        elif is_root and name not in CONTROLS:
+            plan = plan_kin(name, seed, folder)
+            yield replace(plan, stage=Stage.SFT, parent=organism.name)
         else:
-            yield CheckpointPlan(
-                name=name,
-                stage=Stage.SFT if is_root else Stage.PRETRAINED,
-                model=locate(name, folder, seed=seed),
-                parent=organism.name if is_root else None,
-            )
+            yield plan_kin(name, seed, folder)
+
+
+def plan_kin(name: str, seed: int, folder: Path) -> CheckpointPlan:
+    """Plan a control or a pretrained model by itself."""
+    if name in CONTROLS:
+        return _plan_adapted(name, CONTROLS[name].parent, seed, folder)
+    return CheckpointPlan(name=name, stage=Stage.PRETRAINED, model=locate(name, folder, seed=seed))
 
 
 def _plan_organism(organism: Organism, seed: int, folder: Path, *, is_root: bool) -> CheckpointPlan:
