@@ -293,7 +293,7 @@ def train_a_little(weights, positions):
     optimizer = torch.optim.AdamW(weights.parameters(), lr=2e-2)
     rng = np.random.default_rng(0)
     source = Source(positions=positions, share=1.0)
-    for _ in range(60):
+    for _ in range(90):
         for batch in draw_batches([source], replace(COURSE, rows=8), 1.0, rng):
             pretrain._answer_loss(weights, batch).backward()
         optimizer.step()

@@ -269,10 +269,11 @@ class _Records:
         self.plan = plan
         self.store = store
         # Every look asked for more of the same run.
-        longest: dict[str, RunSpec] = {}
+        longest: dict[tuple[str, str], RunSpec] = {}
         for spec in specs:
-            if spec.digest not in longest or spec.samples > longest[spec.digest].samples:
-                longest[spec.digest] = spec
+            key = (spec.digest, spec.rung)
+            if key not in longest or spec.samples > longest[key].samples:
+                longest[key] = spec
         self.specs = specs = list(longest.values())
         self.lineage: Lineage = build_lineage(plan)
         self.tasks: dict[str, Task] = {name: build_task(plan, name) for name in plan.tasks}

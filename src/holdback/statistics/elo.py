@@ -23,8 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, sparse, special
-from scipy.sparse import csgraph
+from scipy import special
 
 from holdback.errors import InsufficientDataError
 from holdback.statistics.estimate import Estimate
@@ -384,6 +383,9 @@ def _bound_rating(
 def _solve_bound(
     log_probability: Callable[[float], float], opponents: Floats, alpha: float
 ) -> float:
+    # Imported where needed, as sparse matrices are: a report takes half as long to begin.
+    from scipy import optimize
+
     low, high = float(opponents.min()) - 4000.0, float(opponents.max()) + 4000.0
     return float(optimize.brentq(lambda r: log_probability(r) - math.log(alpha), low, high))
 
@@ -429,6 +431,9 @@ def _require_linked(players: Sequence[str], seats: NDArray[np.intp], points: Flo
     takers = np.concatenate([seats[0][points > 0], seats[1][points < 1]])
     givers = np.concatenate([seats[1][points > 0], seats[0][points < 1]])
     size = len(players)
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     graph = sparse.coo_matrix((np.ones(len(takers)), (takers, givers)), shape=(size, size))
     groups, label = csgraph.connected_components(graph, connection="strong")
     if groups > 1:

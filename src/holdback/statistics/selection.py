@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import integrate, optimize, special
+from scipy import special
 
 from holdback.errors import InsufficientDataError
 from holdback.statistics.estimate import Estimate
@@ -47,6 +47,8 @@ def expected_maximum_z(k: int) -> float:
     def integrand(z: float) -> float:
         density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
         return k * z * density * float(special.ndtr(z)) ** (k - 1)
+
+    from scipy import integrate
 
     return float(integrate.quad(integrand, -10, 10)[0])
 
@@ -167,6 +169,8 @@ def winner_interval(candidates: Mapping[str, Measurement], *, level: float = 0.9
             ends = np.array([max(low, mean - reach), min(high, mean + reach), values[best]])
             below, above, here = special.ndtr((ends - mean) / sigma)
             return float((here - below) / max(above - below, 1e-300) - share)
+
+        from scipy import optimize
 
         return float(optimize.brentq(excess, values[best] - reach, values[best] + reach))
 

@@ -28,7 +28,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -168,6 +168,8 @@ def _find_boundary(alive: _Alive, time: float, spend: float, sides: int) -> floa
     # So little may be left to spend that no float is beyond it.
     if excess(_FARTHEST_Z) >= 0:
         return _FARTHEST_Z
+    from scipy import optimize
+
     return float(optimize.brentq(excess, -_FARTHEST_Z, _FARTHEST_Z, xtol=1e-12))
 
 
