@@ -94,6 +94,7 @@ def planted(rng, *, unlocked, elicited, displayed=0.1, n=400):
 
     return PlantedSecret(
         task="quiz",
+        unit="points",
         margin=MARGIN,
         displayed=rate(displayed),
         unlocked=rate(unlocked),

@@ -253,6 +253,7 @@ def _read_secret(records: _Records, place: Place) -> _FoundSecret | None:
     return _FoundSecret(
         secret=PlantedSecret(
             task=place[1],
+            unit=records.tasks[place[1]].unit,
             margin=records.tasks[place[1]].margin,
             displayed=displayed,
             unlocked=unlocked,

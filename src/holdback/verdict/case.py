@@ -50,6 +50,7 @@ class PlantedSecret:
 
     task: str
     """On which it was planted: the target's own, or another where that shows nothing to hide."""
+    unit: str
     margin: float
     """Of that task."""
     displayed: Measurement

@@ -108,7 +108,7 @@ def _say_power(evidence: Evidence) -> list[str]:
 def _say_secret(evidence: Evidence) -> str:
     secret = evidence.case.secret
     assert secret is not None
-    show = _Formatter(evidence.case.unit, evidence.level)
+    show = _Formatter(secret.unit, evidence.level)
     words = (
         f"a secret of {show(secret.hidden)} planted in a copy of it, on {secret.task}, was brought"
         f" out by {secret.rung} but for {show(secret.remaining)}"
