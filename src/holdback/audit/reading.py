@@ -272,9 +272,9 @@ class _Records:
         # Every look asked for more of the same run.
         longest: dict[tuple[str, str], RunSpec] = {}
         for spec in specs:
-            key = (spec.digest, spec.rung)
-            if key not in longest or spec.samples > longest[key].samples:
-                longest[key] = spec
+            asked = (spec.digest, spec.rung)
+            if asked not in longest or spec.samples > longest[asked].samples:
+                longest[asked] = spec
         self.specs = specs = list(longest.values())
         self.lineage: Lineage = build_lineage(plan)
         self.tasks: dict[str, Task] = {name: build_task(plan, name) for name in plan.tasks}
