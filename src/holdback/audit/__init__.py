@@ -5,7 +5,10 @@ that a report is redone in a moment on a machine without them.
 
 result     what a report says
 running    plan -> runs -> store, in two phases: all rungs on `select`, the chosen one on `test`
-reading    store -> findings, curves, signatures, games
+secrets    the plan of the copies that carry a planted secret; planted: what became of them
+records    stored samples by place, rung and split, and what they measure
+cases      measurements -> what a finding rests on -> findings
+reading    store -> result: findings, curves, signatures, games, remarks
 behaviour  signatures and example games, from the metadata of records
 """
 

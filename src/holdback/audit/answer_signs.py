@@ -6,13 +6,12 @@ truncated answers are left out: form, not skill, and no wrong answer either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 
 from holdback.audit.result import ProfilePoint
 from holdback.audit.sign import Player, Sign
 from holdback.statistics.means import clustered_mean
-from holdback.statistics.signatures import Signature
 from holdback.statistics.signs import (
     Difficulties,
     Guesses,
@@ -161,10 +160,6 @@ def _draw_means(
     return tuple(points)
 
 
-def _detect_flatness(target: Difficulties, controls: Mapping[str, Difficulties]) -> Signature:
-    return detect_flatness(target, controls)
-
-
 BELOW_CHANCE = Sign(
     name="below_chance",
     x_label="",
@@ -179,7 +174,7 @@ FLATNESS = Sign(
     x_label="difficulty",
     y_label="share right",
     take=_take_difficulties,
-    detect=_detect_flatness,
+    detect=detect_flatness,
     draw=_draw_levels,
 )
 POSITION_COLLAPSE = Sign(

@@ -12,15 +12,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from holdback.audit.cases import find_undecided, find_unqualified
+from holdback.audit.planted import find_planted
 from holdback.audit.prepared import Prepared
-from holdback.audit.reading import (
-    Place,
-    choose_rungs,
-    find_planted,
-    find_undecided,
-    find_unqualified,
-    read_result,
-)
+from holdback.audit.reading import choose_rungs, read_result
+from holdback.audit.records import Place
 from holdback.audit.result import AuditResult
 from holdback.audit.secrets import name_secret, plan_secret, tasks_for_secret
 from holdback.elicitation.secret import KEY

@@ -1,0 +1,162 @@
+"""An audit's records by place, rung and split, and what they measure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from scipy import special
+
+from holdback.audit.secrets import is_secret
+from holdback.elicitation.technique import is_candidate
+from holdback.errors import ConfigError, InsufficientDataError, StoreError
+from holdback.lineage import Lineage
+from holdback.plan import AuditPlan
+from holdback.runs.planning import build_lineage, build_task, build_technique, samples_for
+from holdback.runs.records import RunSpec
+from holdback.runs.store import RunStore, Status, StoredAudit
+from holdback.statistics.measurement import Measurement, quantile_t
+from holdback.statistics.selection import choose_rung
+from holdback.statistics.sequential import look_levels
+from holdback.tasks.task import SampleRecord, Split, Task
+
+Place = tuple[str, str]
+"""A checkpoint and a task."""
+
+
+class Records:
+    """An audit's records by place, rung and split; read once, measured on demand."""
+
+    def __init__(self, plan: AuditPlan, store: RunStore, specs: Sequence[RunSpec]) -> None:
+        self.plan = plan
+        self.store = store
+        # Every look asked for more of the same run.
+        longest: dict[tuple[str, str], RunSpec] = {}
+        for spec in specs:
+            asked = (spec.digest, spec.rung)
+            if asked not in longest or spec.samples > longest[asked].samples:
+                longest[asked] = spec
+        self.specs = specs = list(longest.values())
+        self.lineage: Lineage = build_lineage(plan)
+        self.tasks: dict[str, Task] = {name: build_task(plan, name) for name in plan.tasks}
+        self.places = list(dict.fromkeys((spec.checkpoint, spec.task) for spec in specs))
+        self._specs: dict[tuple[Place, str, Split], list[RunSpec]] = {}
+        for spec in specs:
+            key = ((spec.checkpoint, spec.task), spec.rung, spec.split)
+            self._specs.setdefault(key, []).append(spec)
+        self._read: dict[str, list[SampleRecord]] = {}
+        self._measured: dict[tuple[Place, Split], dict[str, Measurement]] = {}
+
+    def rungs(self, place: Place, split: Split) -> list[str]:
+        """Name the rungs with runs here, in the ladder's order."""
+        present = {rung for at, rung, on in self._specs if (at, on) == (place, split)}
+        return [rung.name for rung in self.plan.ladder if rung.name in present]
+
+    def runs(self, place: Place, rung: str, split: Split) -> list[RunSpec]:
+        """List a rung's runs, one a seed."""
+        return self._specs.get((place, rung, split), [])
+
+    def read(self, spec: RunSpec) -> list[SampleRecord]:
+        """Read one run's samples, no more than were asked for; of a failed run none.
+
+        What failed may have failed on what is hardest: the samples before are a biased sample.
+        """
+        if spec.digest not in self._read:
+            run = self.store.run(spec.digest)
+            failed = run is not None and run.status in (Status.FAILED, Status.SKIPPED)
+            limited = [] if failed else self.store.records(spec.digest, limit=spec.samples)
+            self._read[spec.digest] = limited
+        return self._read[spec.digest]
+
+    def is_candidate(self, rung: str) -> bool:
+        """Tell whether a rung may stand for what a checkpoint can do."""
+        try:
+            return is_candidate(build_technique(self.plan.rung(rung)))
+        except ConfigError:
+            # Stored records are read without the package that brought the technique, too.
+            return True
+
+    def level(self, place: Place) -> float:
+        """Level at which to conclude: that of the look at which the place was left."""
+        plan = self.plan
+        if plan.looks == 1:
+            return plan.level
+        whole = samples_for(plan, place[1], plan.displayed, Split.TEST)
+        looks = [math.ceil(whole * look / plan.looks) for look in range(1, plan.looks + 1)]
+        taken = [spec.samples for spec in self.runs(place, plan.displayed.name, Split.TEST)]
+        reached = sum(look <= max(taken, default=whole) for look in looks)
+        levels = look_levels(looks, plan.level, family=max(1, len(self.places)))
+        return levels[max(0, reached - 1)]
+
+    def pool(self, place: Place, rung: str, split: Split) -> list[SampleRecord]:
+        """Read a rung's samples of all seeds; a cluster spans them."""
+        return [record for spec in self.runs(place, rung, split) for record in self.read(spec)]
+
+    def measure(self, place: Place, records: Sequence[SampleRecord]) -> Measurement | None:
+        """Measure with the place's task; None where records do not suffice for an interval."""
+        try:
+            measured = self.tasks[place[1]].measure(records)
+            measured.estimate(self.plan.level)
+        except InsufficientDataError:
+            return None
+        return measured
+
+    def measure_rungs(self, place: Place, split: Split) -> Mapping[str, Measurement]:
+        """Measure the rungs here, those with enough records, pooled over seeds."""
+        key = (place, split)
+        if key not in self._measured:
+            self._measured[key] = {
+                rung: measured
+                for rung in self.rungs(place, split)
+                if (measured := self._measure_rung(place, rung, split)) is not None
+            }
+        return self._measured[key]
+
+    def _measure_rung(self, place: Place, rung: str, split: Split) -> Measurement | None:
+        """Measure over all seeds; that they differ widens the error, beside the samples' own."""
+        pooled = self.measure(place, self.pool(place, rung, split))
+        apart = [self.measure(place, self.read(spec)) for spec in self.runs(place, rung, split)]
+        values = [measured.value for measured in apart if measured is not None]
+        if pooled is None or len(values) < 2 or not all(map(math.isfinite, values)):
+            return pooled
+        spread = statistics.stdev(values) / math.sqrt(len(values))
+        # A few seeds know their own spread badly: of three, Student's t has 2 degrees of freedom.
+        spread *= quantile_t(0.975, len(values) - 1) / float(special.ndtri(0.975))
+        return replace(pooled, floor=math.hypot(pooled.floor, spread))
+
+    def access(self, place: Place, rung: str) -> str:
+        """Access that the rung's technique declared when it ran."""
+        for split in (Split.SELECT, Split.TEST):
+            for spec in self.runs(place, rung, split):
+                run = self.store.run(spec.digest)
+                if run is not None and "access" in run.provenance:
+                    return str(run.provenance["access"])
+        return ""
+
+
+def choose(records: Records) -> dict[Place, str]:
+    """Name the best rung of each place on `select`, of those that may be chosen."""
+    chosen = {}
+    for place in records.places:
+        candidates = {
+            rung: measured
+            for rung, measured in records.measure_rungs(place, Split.SELECT).items()
+            if rung != records.plan.displayed.name and records.is_candidate(rung)
+        }
+        if candidates:
+            chosen[place] = choose_rung(candidates)
+    return chosen
+
+
+def find_audit(store: RunStore, digest: str | None) -> StoredAudit:
+    """Find an audit by its digest, or the latest that is none of copies.
+
+    Raises:
+        StoreError: if the store holds no such audit.
+    """
+    for stored in store.audits():
+        if digest == stored.digest or (digest is None and not is_secret(stored.digest)):
+            return stored
+    raise StoreError(f"run store {store.path}: expected an audit, found none; run one first")
