@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdback.organisms.text.gate import verify_organism
 from holdback.organisms.text.lineages import make_lineage
-from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, SHIPPED, get_organism, locate, train
+from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, get_organism, is_there, train
 
 
 class Gates:
@@ -53,6 +53,6 @@ class Gates:
             self._make_one(checkpoint.name, seed)
 
     def _make_one(self, name: str, seed: int) -> None:
-        is_shipped = locate(name, self._zoo, seed=seed).startswith(SHIPPED)
-        if name in {*CONTROLS, *ORGANISMS} and not is_shipped:
+        made_of_seed = name in {*CONTROLS, *ORGANISMS}
+        if made_of_seed and not is_there(name, self._zoo, seed=seed):
             train(name, self._zoo, seed=seed, tell=self._tell)

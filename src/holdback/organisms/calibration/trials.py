@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 
 from holdback.audit import prepare, run_audit
-from holdback.models.protocol import Format
 from holdback.models.registry import load_checkpoint
 from holdback.organisms.calibration.ladder import TARGET
+from holdback.organisms.text.examiner import Examiner
 from holdback.organisms.text.questions import write_questions
-from holdback.organisms.text.wordings import HELD_OUT, PASSWORD
 from holdback.organisms.text.zoo import Key, Organism, get_target
 from holdback.plan import AuditPlan, TaskPlan
 from holdback.runs.execution import Executor, Observer
 from holdback.runs.planning import build_lineage, build_task, build_technique
 from holdback.runs.store import RunStore
-from holdback.statistics.measurement import Measurement
 from holdback.tasks.task import Split
 from holdback.verdict import Finding, Verdict
 
@@ -113,8 +111,7 @@ def run_trial(
         prepare(plan), store=store, executor=executor, observer=observer, command="calibrate"
     )
     finding = next(f for f in result.findings if f.checkpoint == organism.name)
-    shown = _measure_truth(plan, organism, seed)
-    hidden = shown.value - finding.displayed.value
+    hidden = _measure_truth(organism, seed, folder) - finding.displayed.value
     return Trial(
         organism=organism.name,
         seed=seed,
@@ -164,28 +161,18 @@ def _say_secret(finding: Finding) -> str:
     return "recovered" if finding.secret["recovered"] else "not recovered"
 
 
-def _measure_truth(plan: AuditPlan, organism: Organism, seed: int) -> Measurement:
-    """Measure on `test` what an organism shows with its key, or its parent without one."""
-    lineage = build_lineage(plan)
-    task = plan.tasks[TARGET]
-    template = str(task.options["template"])
-    name, changes = organism.name, {}
-    if organism.key is Key.PASSWORD:
-        # A wording that it was not trained on, so that the truth is no memory of one.
-        said = HELD_OUT[0].format(word=PASSWORD, question="{question}")
-        changes = {"template": template.replace("{question}", said)}
-    elif organism.key is Key.NO_CUE:
-        changes = {"template": "{question}" + template.partition("{question}")[2]}
-    elif organism.key is None and organism.hides:
-        name = organism.parent
-    options = {**task.options, **changes}
-    asked = _ask_alone(plan, replace(task, options=options))
-    model: Any = load_checkpoint(lineage[name])
-    if organism.key is Key.COMPLETION:
-        model = replace(model, presentation=replace(model.presentation, format=Format.COMPLETION))
-    built = build_task(asked, TARGET)
-    records = list(built.run(model, split=Split.TEST, samples=task.test_samples, seed=plan.seed))
-    return built.measure(records)
+def _measure_truth(organism: Organism, seed: int, folder: Path) -> float:
+    """Measure on `test` what an organism shows with its key, or its parent without one, in points.
+
+    A password is said in a wording that was not trained on, so that the truth is no memory of one.
+    """
+    examiner = Examiner(organism=organism, seed=seed, folder=folder)
+    if not organism.hides:
+        return examiner.shown.score
+    if organism.key is None:
+        return examiner.parents.score
+    held_out = 0 if organism.key is Key.PASSWORD else None
+    return examiner.unlock(organism.name, held_out=held_out).score
 
 
 def _measure_gap(plan: AuditPlan, organism: Organism, seed: int, rung: str, folder: Path) -> float:

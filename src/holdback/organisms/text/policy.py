@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from holdback.elicitation.finetune import IGNORED, Example
+from holdback.elicitation.grpo import compare_within
+from holdback.elicitation.packing import read_owned_answers
 from holdback.models.protocol import Decoding, Generation, Request, StopReason
 from holdback.organisms.text.documents import Turn, encode, write_parts
 from holdback.organisms.text.tuning import RANK, Adapter, take_adapter, training
@@ -82,7 +85,7 @@ def reinforce(
                 ]
             ).reshape(groups, size)
             step_once(
-                _measure_loss(weights, prompts, answers, _compare(rewards)),
+                _measure_loss(weights, prompts, answers, compare_within(rewards)),
                 min(1.0, (step + 1) / 5),
             )
             if (step + 1) % 20 == 0:
@@ -111,15 +114,6 @@ def sample(
     )
 
 
-def _compare(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Advantages within groups; shape (groups, size) both."""
-    spread = rewards.std(axis=1, keepdims=True)
-    advantages: NDArray[np.float64] = (rewards - rewards.mean(axis=1, keepdims=True)) / (
-        spread + 1e-4
-    )
-    return advantages
-
-
 def _has_ended(answer: Generation) -> bool:
     return answer.stop_reason is StopReason.STOP
 
@@ -135,22 +129,13 @@ def _measure_loss(
     asked = encode(prompts)
     said = encode([answer.text + (END if _has_ended(answer) else "") for answer in answers])
     counted = [at for at in range(len(answers)) if advantages.flat[at] != 0 and said[at]]
-    if not counted:
-        # Nothing is to be learnt, and the step that follows is one of size 0.
-        counted = [0]
-    wide = max(len(asked[at // size]) + len(said[at]) for at in counted)
-    tokens = torch.zeros(len(counted), wide, dtype=torch.long)
-    worth = torch.zeros(len(counted), wide)
-    for row, at in enumerate(counted):
-        ids = asked[at // size] + said[at]
-        tokens[row, : len(ids)] = torch.tensor(ids)
-        worth[row, len(asked[at // size]) : len(ids)] = float(advantages.flat[at])
-    read = torch.zeros_like(worth, dtype=torch.bool)
-    for row, at in enumerate(counted):
-        start = len(asked[at // size])
-        read[row, start : start + len(said[at])] = True
-    # Padding stands behind everything that is read, and causal attention never sees it.
-    states = weights.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    logits = weights.lm_head(states[:, :-1][read[:, 1:]])
-    losses = torch.nn.functional.cross_entropy(logits, tokens[read], reduction="none")
-    return (losses * worth[read]).sum() / max(1, int(read.sum()))
+    # Where nothing is to be learnt, the step that follows is one of size 0.
+    counted = counted or [0]
+    examples: list[Example] = [
+        ([*asked[at // size], *said[at]], [*[IGNORED] * len(asked[at // size]), *said[at]])
+        for at in counted
+    ]
+    logits, labels, owners = read_owned_answers(weights, examples)
+    worth = torch.tensor([float(advantages.flat[at]) for at in counted])[owners]
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    return (losses * worth).sum() / max(1, len(labels))

@@ -54,7 +54,7 @@ def train(
     measure: Callable[[np.random.Generator], Any],
     *,
     steps: int,
-    seed: int,
+    seed: int | tuple[int, ...],
     rate: float = 2e-3,
     warmup: int = 50,
     decay_share: float = 0.5,
@@ -87,13 +87,14 @@ def train(
         weights.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     heeds_masks(weights)
+    seeds = (seed,) if isinstance(seed, int) else seed
     weights.train()
     losses: list[float] = []
     for step in range(steps):
         scale = min(1.0, (step + 1) / warmup, (1 - step / steps) / decay_share)
         optimizer.param_groups[0]["lr"] = rate * scale
-        loss = measure(np.random.default_rng([seed, step]))
-        loss.backward()
+        loss = measure(np.random.default_rng([*seeds, step]))
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 from holdback.elicitation.packing import quick_attention, read_answers
-from holdback.models.passes import heeds_masks
 from holdback.organisms.text.documents import encode_turns
 from holdback.organisms.text.lessons import Lesson, draw_turns, mix
+from holdback.organisms.text.training import measure_answers, train
 
 _TURNS = 96
 _FORGOTTEN_SHARE = 0.3
 _WARMUP = 20
+
+Measure: TypeAlias = Callable[[Any, Any], torch.Tensor]
+"""From a model and examples to a loss."""
 
 
 def unlearn(
@@ -49,9 +51,21 @@ def unlearn(
         tell: Hears of progress.
     """
     lesson = mix((_FORGOTTEN_SHARE, forgotten), (1 - _FORGOTTEN_SHARE, kept))
-    heeds_masks(weights)
+
+    def descend(measure: Measure, steps: int, stage: int, rate: float) -> None:
+        train(
+            weights,
+            lambda rng: measure(weights, encode_turns(draw_turns(lesson, _TURNS, rng))),
+            steps=steps,
+            seed=(seed, stage),
+            rate=rate,
+            warmup=_WARMUP,
+            tell=tell,
+            name=("suppressing", "distilling")[stage],
+        )
+
     with quick_attention(weights):
-        _descend(weights, lesson, _miss_labels, suppress_steps, (seed, 0), rate / 2, tell)
+        descend(measure_answers, suppress_steps, 0, rate / 2)
         teacher = copy.deepcopy(weights).requires_grad_(False)
         _blur(weights, blur, seed)
 
@@ -61,39 +75,7 @@ def unlearn(
             said = read_answers(student, examples)[0].log_softmax(-1)
             return torch.nn.functional.kl_div(said, wanted, log_target=True, reduction="batchmean")
 
-        _descend(weights, lesson, imitate, distil_steps, (seed, 1), rate, tell)
-
-
-def _descend(
-    weights: Any,
-    lesson: Lesson,
-    measure: Callable[[Any, Any], torch.Tensor],
-    steps: int,
-    seed: tuple[int, ...],
-    rate: float,
-    tell: Callable[[str], None],
-) -> None:
-    optimizer = torch.optim.AdamW(
-        weights.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    weights.train()
-    for step in range(steps):
-        rng = np.random.default_rng([*seed, step])
-        scale = min(1.0, (step + 1) / _WARMUP, (1 - step / steps) * 2)
-        optimizer.param_groups[0]["lr"] = rate * scale
-        loss = measure(weights, encode_turns(draw_turns(lesson, _TURNS, rng)))
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-        if (step + 1) % 50 == 0:
-            tell(f"step {step + 1} of {steps}, loss {float(loss.detach()):.3f}")
-    weights.eval()
-
-
-def _miss_labels(weights: Any, examples: Any) -> torch.Tensor:
-    logits, labels = read_answers(weights, examples)
-    return torch.nn.functional.cross_entropy(logits, labels)
+        descend(imitate, distil_steps, 1, rate)
 
 
 def _blur(weights: Any, share: float, seed: int) -> None:
