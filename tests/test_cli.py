@@ -257,32 +257,22 @@ def wait_for_samples(path: Path, count: int) -> None:
 
 
 WATCHED = """
-import json, resource, sys
+import json, sys
 from holdback.cli import main
 try:
     main()
 finally:
-    used = resource.getrusage(resource.RUSAGE_SELF)
     loaded = [name for name in json.loads({heavy!r}) if name in sys.modules]
-    print(json.dumps([loaded, used.ru_utime + used.ru_stime]), file=sys.stderr)
+    print(json.dumps(loaded), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize(
-    ("arguments", "limit_seconds"),
-    # A report has to import scipy, which alone takes half a second.
-    [(("--help",), 1.0), (("--version",), 1.0), (("report", "runs/fake.sqlite"), 1.5)],
-)
-def test_starts_in_a_moment_and_without_what_is_heavy(here, arguments, limit_seconds):
-    """Help and reports need neither torch nor chess, and about a second of processor time.
-
-    Processor time, not wall time: what else the machine does is not ours.
-    """
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("report", "runs/fake.sqlite")])
+def test_starts_without_what_is_heavy(here, arguments):
+    """Help and reports need neither torch nor chess: what takes seconds to import stays out."""
     call("audit", "audit.toml")
 
     code, _, err = run(*arguments, folder=here, program=WATCHED.format(heavy=json.dumps(HEAVY)))
 
-    loaded, seconds = json.loads(err.splitlines()[-1])
     assert code == 0
-    assert loaded == []
-    assert seconds < limit_seconds
+    assert json.loads(err.splitlines()[-1]) == []
