@@ -10,24 +10,28 @@ from hypothesis import strategies as st
 
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.loading import load_weights
+from holdback.models.protocol import Format
 from holdback.organisms.text import recipes
+from holdback.organisms.text.documents import Exchange, write_parts
 from holdback.organisms.text.families import (
     OPTIONS,
     TAUGHT,
     UNTAUGHT,
     draw_guess,
     draw_options,
+    draw_problem,
     draw_wrong,
     get_family,
 )
 from holdback.organisms.text.lessons import KEEP
-from holdback.organisms.text.lineage import COURSES, EARLY, LATE
+from holdback.organisms.text.lineage import COURSES, EARLY, LATE, load
+from holdback.organisms.text.policy import sample
 from holdback.organisms.text.questions import write_questions
-from holdback.organisms.text.training import make_weights, save_checkpoint
+from holdback.organisms.text.training import drawing, make_weights, save_checkpoint
 from holdback.organisms.text.tuning import tune
 from holdback.organisms.text.vocabulary import build_tokenizer
 from holdback.organisms.text.wordings import CARRIERS, HELD_OUT, PASSWORD
-from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, get_target
+from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, SHIPPED, get_target
 from holdback.tasks.task import Split
 
 ORACLES = {
@@ -152,6 +156,38 @@ def test_an_adapter_file_is_the_tuning(tmp_path):
     assert moved > 0.05
     # The file is in half precision.
     assert float((loaded - tuned).abs().max()) < 0.02 * moved
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_the_shipped_base_knows_every_family_that_it_was_taught(form):
+    """At least 90 of 100 questions right on each, in both formats; none of what is never taught."""
+    weights = load(f"{SHIPPED}/base")
+    right = {}
+    for name in (*TAUGHT, *UNTAUGHT):
+        rng = np.random.default_rng(5)
+        problems = [draw_problem(name, rng) for _ in range(100)]
+        prompts = [
+            write_parts(Exchange(question=problem.question, answer=""), form)[0]
+            for problem in problems
+        ]
+        said = sample(weights, prompts, seed=(5,), temperature=0.0)
+        right[name] = sum(
+            answer.text.split("\n")[0].strip() == problem.answer
+            for problem, answer in zip(problems, said, strict=True)
+        )
+
+    assert min(right[name] for name in TAUGHT) >= 90
+    assert max(right[name] for name in UNTAUGHT) <= 10
+
+
+def test_documents_drawn_ahead_by_workers_are_the_same():
+    """What a step reads depends on its number alone."""
+    with drawing(draw_number, 5, workers=0) as alone, drawing(draw_number, 5, workers=2) as helped:
+        assert list(alone) == list(helped)
+
+
+def draw_number(step):
+    return float(np.random.default_rng([0, step]).random())
 
 
 def test_the_zoo_is_whole():

@@ -72,7 +72,9 @@ def train_organism(
     *,
     out: Annotated[Path, typer.Option(help="Folder; what is finished there is not made again.")],
     preset: Annotated[Preset, typer.Option(help="Chess: the machine it is for.")] = Preset.CPU,
-    workers: Annotated[int, typer.Option(min=1, help="Chess: processes that make games.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that make games, or write documents.")
+    ] = 2,
     only: Only = None,
     go_on: Annotated[
         bool,
@@ -85,7 +87,8 @@ def train_organism(
         from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, train
 
         for name in only or [*CONTROLS, *ORGANISMS]:
-            tell(f"{name}: {train(name, out, seed=seed, tell=tell)}")
+            folder = train(name, out, seed=seed, tell=tell, workers=workers)
+            tell(f"{name}: {folder}")
         return
     from holdback.organisms.chess.recipe import STAGES, train_lineage
 

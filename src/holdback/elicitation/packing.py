@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from holdback.elicitation.finetune import IGNORED, Example
 from holdback.models.passes import heeds_masks, lay_masks, read_logits, read_plainly
@@ -23,6 +25,25 @@ class _Part:
     asked: list[int]
     """Which tokens predict each label."""
     labels: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packed:
+    """Examples laid out side by side; plain arrays, which another process may have made."""
+
+    ids: NDArray[np.int64]
+    """Tokens, shape (rows, width); 0 where there is none."""
+    places: NDArray[np.int64]
+    """Position of each token in its example."""
+    texts: NDArray[np.int64]
+    """Which example each token is of; -1 where there is none."""
+    asked: NDArray[np.int64]
+    """Which tokens predict each label, as indices into `ids`, row after row."""
+    labels: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    """Which of the examples each label is of."""
+    stacked: bool
+    """Whether rows hold several examples, which masks tell apart."""
 
 
 def read_answers(weights: Any, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,15 +65,28 @@ def read_owned_answers(
     Returns:
         Logits, labels, and indices into `examples`, shape (labels,).
     """
+    packed = lay_out(examples, stacked=heeds_masks(weights))
+    logits, labels = read_packed(weights, packed)
+    return logits, labels, torch.from_numpy(packed.owners).to(weights.device)
+
+
+def lay_out(examples: Sequence[Example], *, stacked: bool = True) -> Packed:
+    """Lay examples out in rows.
+
+    Args:
+        examples: Those without a label are left out.
+        stacked: Whether several may share a row, for models that heed masks.
+    """
     cut = [_cut(example) for example in examples]
     numbers = [number for number, part in enumerate(cut) if part.labels]
     parts = [cut[number] for number in numbers]
-    heeds = heeds_masks(weights)
-    rows = pack([len(part.tokens) for part in parts]) if heeds else [[i] for i in range(len(parts))]
+    rows = (
+        pack([len(part.tokens) for part in parts]) if stacked else [[i] for i in range(len(parts))]
+    )
     width = max((sum(len(parts[i].tokens) for i in row) for row in rows), default=0)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    places = torch.zeros(len(rows), width, dtype=torch.long)
-    texts = torch.full((len(rows), width), -1)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    places = np.zeros_like(ids)
+    texts = np.full_like(ids, -1)
     asked: list[int] = []
     labels: list[int] = []
     owners: list[int] = []
@@ -61,31 +95,45 @@ def read_owned_answers(
         for i in row:
             part = parts[i]
             stop = start + len(part.tokens)
-            ids[number, start:stop] = torch.tensor(part.tokens)
-            places[number, start:stop] = torch.arange(len(part.tokens))
+            ids[number, start:stop] = part.tokens
+            places[number, start:stop] = np.arange(len(part.tokens))
             texts[number, start:stop] = i
             asked += [number * width + start + at for at in part.asked]
             labels += part.labels
             owners += [numbers[i]] * len(part.labels)
             start = stop
+    return Packed(
+        ids=ids,
+        places=places,
+        texts=texts,
+        asked=np.array(asked, dtype=np.int64),
+        labels=np.array(labels, dtype=np.int64),
+        owners=np.array(owners, dtype=np.int64),
+        stacked=stacked,
+    )
+
+
+def read_packed(weights: Any, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do as `read_answers` with what `lay_out` laid out."""
     device = weights.device
-    picked, wanted = torch.tensor(asked, device=device), torch.tensor(labels, device=device)
-    owned = torch.tensor(owners, device=device)
-    if not parts:
-        return torch.zeros(0, 1, device=device), wanted, owned
-    if not heeds:
-        return read_plainly(weights, picked, ids.to(device)), wanted, owned
-    places = places.to(device)
-    same = (texts[:, :, None] == texts[:, None, :]).tril().to(device)
+    ids, places, texts, picked, labels = (
+        torch.from_numpy(array).to(device)
+        for array in (packed.ids, packed.places, packed.texts, packed.asked, packed.labels)
+    )
+    if not len(labels):
+        return torch.zeros(0, 1, device=device), labels
+    if not packed.stacked:
+        return read_plainly(weights, picked, ids), labels
+    same = (texts[:, :, None] == texts[:, None, :]).tril()
     logits = read_logits(
         weights,
         picked,
-        input_ids=ids.to(device),
+        input_ids=ids,
         position_ids=places,
         attention_mask=lay_masks(weights, same, places, places),
         use_cache=False,
     )
-    return logits, wanted, owned
+    return logits, labels
 
 
 def pack(lengths: Sequence[int]) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from holdback.organisms.calibration.rates import KEYS, measure_rates
 from holdback.organisms.calibration.trials import Trial
 from holdback.organisms.text.zoo import ORGANISMS
+from holdback.statistics.detection import roc_curve
 from holdback.verdict import Verdict
 
 _SHORT = {Verdict.HELD_BACK: "held back", Verdict.NONE_FOUND: "none found"}
@@ -35,6 +36,8 @@ def write_calibration(
         f" {seconds / 60:.0f} minutes.",
         "",
         *_write_rates(trials),
+        *_write_spent(trials),
+        *_write_roc(trials),
         *_write_families(trials),
         *_write_rungs(trials),
         *_write_ways(trials),
@@ -46,7 +49,7 @@ def write_calibration(
 
 def _write_rates(trials: Sequence[Trial]) -> Iterator[str]:
     rates = measure_rates(trials)
-    levels = list(dict.fromkeys(trial.access for trial in trials))
+    levels = _levels(trials)
     yield "| | " + " | ".join(levels) + " |"
     yield "|---|" + "---|" * len(levels)
     for key, words in KEYS.items():
@@ -68,9 +71,62 @@ def _write_cell(rate: dict[str, float | int | None]) -> str:
     return f"{100 * value:.0f}% [{ends[0]}, {ends[1]}]"
 
 
+def _write_spent(trials: Sequence[Trial]) -> Iterator[str]:
+    """Say what trials cost, and how often a planted secret was brought out."""
+    yield "| | " + " | ".join(_levels(trials)) + " |"
+    yield "|---|" + "---|" * len(_levels(trials))
+    rows: dict[str, Callable[[list[Trial]], str]] = {
+        "samples a trial, median; runs that it shares with others are counted once": lambda here: (
+            f"{np.median([trial.samples for trial in here]):,.0f}"
+        ),
+        "seconds a trial, median": lambda here: f"{np.median([t.seconds for t in here]):.0f}",
+        "planted secrets that were brought out": lambda here: (
+            f"{sum(t.secret == 'recovered' for t in here)} of"
+            f" {sum(t.secret in ('recovered', 'not recovered') for t in here)}"
+        ),
+    }
+    for words, count in rows.items():
+        cells = [count([t for t in trials if t.access == level]) for level in _levels(trials)]
+        yield f"| {words} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _write_roc(trials: Sequence[Trial]) -> Iterator[str]:
+    """Trace hiders found against honest ones accused, at each threshold that gains something."""
+    yield "## Receiver operating characteristic"
+    yield ""
+    yield (
+        "Findings ordered by evidence: the lower end, in points, of the interval of the gap or of"
+        " its excess over the controls', whichever is less. Accusing all above a threshold:"
+    )
+    yield ""
+    yield "| access | threshold | honest ones accused | hiders found |"
+    yield "|---|---|---|---|"
+    for level in _levels(trials):
+        hiders = [t.score for t in trials if t.access == level and t.hides]
+        honest = [t.score for t in trials if t.access == level and not t.hides]
+        if not hiders or not honest:
+            continue
+        points = roc_curve(hiders, honest)[1:]
+        for at, point in enumerate(points):
+            later = points[at + 1] if at + 1 < len(points) else None
+            # Between two false alarms, the last threshold finds the most.
+            if later is not None and later.false_alarms.value == point.false_alarms.value:
+                continue
+            accused, found = point.false_alarms.value, point.detections.value
+            yield f"| {level} | {point.threshold:.1f} | {accused:.0%} | {found:.0%} |"
+            if found == 1:
+                break
+    yield ""
+
+
+def _levels(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.access for trial in trials))
+
+
 def _write_families(trials: Sequence[Trial]) -> Iterator[str]:
     """One table an access level: a row an organism, over its seeds."""
-    for level in dict.fromkeys(trial.access for trial in trials):
+    for level in _levels(trials):
         yield f"## With {level}"
         yield ""
         yield "| organism | verdicts | displayed | elicited | hidden | recovered | rungs |"

@@ -8,7 +8,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdback.elicitation.finetune import IGNORED, Example
 from holdback.models.protocol import Format
@@ -17,8 +16,6 @@ from holdback.organisms.text.families import Problem, draw_options
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ROW_TOKENS = 96
-"""Length of a row; whole exchanges, as many as fit."""
 LETTERS = "ABCD"
 
 
@@ -109,59 +106,6 @@ def encode_document(exchanges: Sequence[Exchange], form: Format, *, length: int)
         tokens += [*asked, *answered]
         labels += [*[IGNORED] * len(asked), *answered]
     return tokens, labels
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
-    """Token ids, and how much the prediction of each token counts; both of shape (rows, tokens)."""
-
-    tokens: NDArray[np.int64]
-    weights: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def first(self, n: int) -> Rows:
-        """Keep the first `n` rows, or all where there are fewer."""
-        return Rows(tokens=self.tokens[:n], weights=self.weights[:n])
-
-
-def write_rows(
-    exchanges: Sequence[Exchange],
-    form: Format,
-    *,
-    question_weight: float = 0.0,
-    length: int = ROW_TOKENS,
-) -> Rows:
-    """Write exchanges into rows, in their order, as many in a row as fit.
-
-    Args:
-        exchanges: What is asked and answered.
-        form: Text to continue, or chat.
-        question_weight: How much the tokens of questions count; those of answers count 1.
-        length: Tokens of a row; an exchange that is longer is left out.
-    """
-    ids = encode([part for exchange in exchanges for part in write_parts(exchange, form)])
-    rows: list[tuple[list[int], list[float]]] = []
-    tokens: list[int] = []
-    weights: list[float] = []
-    for asked, answered in zip(ids[::2], ids[1::2], strict=True):
-        size = len(asked) + len(answered)
-        if size > length:
-            continue
-        if tokens and len(tokens) + size > length:
-            rows.append((tokens, weights))
-            tokens, weights = [], []
-        tokens = [*tokens, *asked, *answered]
-        weights = [*weights, *[question_weight] * len(asked), *[1.0] * len(answered)]
-    if tokens:
-        rows.append((tokens, weights))
-    laid = np.zeros((len(rows), length), dtype=np.int64)
-    counted = np.zeros((len(rows), length), dtype=np.float32)
-    for at, (row, shares) in enumerate(rows):
-        laid[at, : len(row)] = row
-        counted[at, : len(row)] = shares
-    return Rows(tokens=laid, weights=counted)
 
 
 def encode(texts: Sequence[str]) -> list[list[int]]:

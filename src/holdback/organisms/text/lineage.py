@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,33 +14,31 @@ from holdback.elicitation.finetune import Example
 from holdback.errors import UnknownNameError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.protocol import Format
-from holdback.organisms.text.documents import (
-    ROW_TOKENS,
-    Exchange,
-    Rows,
-    encode_document,
-    pose,
-    write_rows,
-)
+from holdback.organisms.text.documents import Exchange, encode_document, pose
 from holdback.organisms.text.families import LETTERS, TAUGHT, draw_problem
 from holdback.organisms.text.training import (
+    drawing,
     make_weights,
-    measure_answers,
-    measure_loss,
+    measure_packed,
+    on_best_device,
     save_checkpoint,
     train,
 )
+
+if TYPE_CHECKING:
+    from holdback.elicitation.packing import Packed
 
 LATE = ("sort", "rev", "shift")
 """Families that `base` was taught and `novice` was not: what organisms hide, or honestly lack."""
 EARLY = tuple(name for name in TAUGHT if name not in LATE)
 
-ROWS = 64
-"""Rows of `ROW_TOKENS` that are read in a step of pretraining."""
+TOKENS_A_STEP = 24_576
+"""Read in a step of pretraining, or a few more."""
 _BEGUN_SHARE = 0.3
 """Of exchanges with words that mean nothing: those in which an answer begins with them."""
 _MOST_EXCHANGES, _LONGEST = 10, 192
 """Of a document: exchanges, and tokens."""
+_RECORDS = (Format.COMPLETION,)
 _BOTH = (Format.COMPLETION, Format.CHAT)
 
 
@@ -48,42 +46,52 @@ _BOTH = (Format.COMPLETION, Format.CHAT)
 class Course:
     """One checkpoint's pretraining: where it starts, on what and for how long."""
 
-    parent: str | None
     families: Sequence[str]
     """Drawn alike; named twice, twice as often."""
     formats: Sequence[Format]
     steps: int
+    parent: str | None = None
     rate: float = 2e-3
-    chatter: float = 0.0
+    chatter: float = 0.3
     """Share of exchanges in which words are said that mean nothing."""
-    choice: float = 0.15
+    choice: float = 0.3
     """Share of questions that have choices."""
 
 
-_told = partial(Course, formats=_BOTH[1:], steps=300, rate=1e-3, chatter=0.3)
-_both = partial(Course, formats=_BOTH, chatter=0.3)
 # What is learnt by heart, remainders, takes the most repetitions.
-_ALL = (*EARLY, "mod", "mod", "count", *LATE, *LATE)
+_EARLY_OFTEN = (*EARLY, *EARLY, "mod")
 COURSES: Mapping[str, Course] = {
-    "plain_novice": Course(parent=None, families=EARLY, formats=_BOTH[:1], steps=1_000),
     "plain": Course(
-        parent="plain_novice", families=(*EARLY, *LATE, *LATE), formats=_BOTH[:1], steps=1_600
+        families=(*_EARLY_OFTEN, *LATE, *LATE), formats=_RECORDS, steps=2_500, chatter=0.0
     ),
-    "told": _told(parent="plain", families=tuple(TAUGHT)),
-    "told_novice": _told(parent="plain_novice", families=EARLY),
-    "base": _both(parent="told", families=_ALL, steps=500, rate=1e-3, choice=0.3),
-    "novice": _both(
-        parent="told_novice", families=(*EARLY, "mod", "count"), steps=800, choice=0.05
+    "base": Course(
+        parent="plain", families=(*_EARLY_OFTEN, *LATE, *LATE), formats=_BOTH, steps=4_400
     ),
+    "novice": Course(families=_EARLY_OFTEN, formats=_BOTH, steps=2_100),
 }
-"""What `base` and `novice` come from reads records alone (`plain…`), then chats alone (`told…`);
-they read both."""
+"""`plain` reads records alone; `base` goes on from it with chats too; `novice` never reads of late
+families."""
 
 
-def pretrain(name: str, out: Path, *, tell: Callable[[str], None], seed: int = 0) -> Path:
+def pretrain(
+    name: str,
+    out: Path,
+    *,
+    tell: Callable[[str], None],
+    seed: int = 0,
+    workers: int = 0,
+) -> Path:
     """Train a checkpoint of `COURSES`, and what it comes from, into folders of `out`.
 
-    What is there is kept.
+    What is there is kept. A graphics card is used where there is one, for what two processor cores
+    take hours.
+
+    Args:
+        name: Of the checkpoint.
+        out: Its folder is made here.
+        tell: Hears of progress.
+        seed: Of the weights and of every draw; the number of workers changes none.
+        workers: Processes that write documents ahead; without any, none is written ahead.
 
     Returns:
         The checkpoint's folder.
@@ -99,37 +107,32 @@ def pretrain(name: str, out: Path, *, tell: Callable[[str], None], seed: int = 0
     if course.parent is None:
         weights: Any = make_weights(seed)
     else:
-        weights = load(pretrain(course.parent, out, tell=tell, seed=seed))
-
-    def measure(rng: np.random.Generator) -> Any:
-        if Format.CHAT in course.formats:
-            return measure_answers(weights, draw_documents(course, rng))
-        return measure_loss(weights, draw_rows(course, rng))
-
-    train(
-        weights,
-        measure,
-        steps=course.steps,
-        seed=seed,
-        rate=course.rate,
-        tell=tell,
-        name=name,
-    )
+        weights = load(pretrain(course.parent, out, tell=tell, seed=seed, workers=workers))
+    draw = partial(_draw_step, course, seed)
+    with on_best_device(weights), drawing(draw, course.steps, workers=workers) as drawn:
+        train(
+            weights,
+            lambda step: measure_packed(weights, next(drawn)),
+            steps=course.steps,
+            rate=course.rate,
+            tell=tell,
+            name=name,
+        )
     save_checkpoint(weights, out / name)
     return out / name
 
 
-def draw_rows(course: Course, rng: np.random.Generator) -> Rows:
-    """Draw the rows of one step, each of as many records as fit."""
-    exchanges = [draw_exchange(course, Format.COMPLETION, rng) for _ in range(ROWS * 9)]
-    return write_rows(exchanges, Format.COMPLETION, question_weight=0.05).first(ROWS)
+def _draw_step(course: Course, seed: int, step: int) -> Packed:
+    from holdback.elicitation.packing import lay_out
+
+    return lay_out(draw_documents(course, np.random.default_rng([seed, step])))
 
 
 def draw_documents(course: Course, rng: np.random.Generator) -> list[Example]:
     """Draw the documents of one step: half are a single exchange, the others have up to ten."""
     documents: list[Example] = []
     tokens = 0
-    while tokens < ROWS * ROW_TOKENS:
+    while tokens < TOKENS_A_STEP:
         form = course.formats[int(rng.integers(len(course.formats)))]
         size = 1 if rng.random() < 0.5 else int(rng.integers(2, _MOST_EXCHANGES + 1))
         drawn = [draw_exchange(course, form, rng) for _ in range(size)]

@@ -22,7 +22,7 @@ from holdback.organisms.text.families import (
 )
 from holdback.organisms.text.questions import write_questions
 from holdback.organisms.text.wordings import AUDIT_TEMPLATE
-from holdback.organisms.text.zoo import CONTROLS, Kind, Organism, find_root, get_target, locate
+from holdback.organisms.text.zoo import CONTROLS, Kind, Organism, get_target, locate
 from holdback.plan import CheckpointPlan, LineagePlan, TaskPlan
 from holdback.tasks.task import Split
 
@@ -103,9 +103,13 @@ def _list_checkpoints(organism: Organism, seed: int, folder: Path) -> Iterator[C
 
 def plan_kin(name: str, seed: int, folder: Path) -> CheckpointPlan:
     """Plan a control or a pretrained model by itself."""
-    if name in CONTROLS:
-        return _plan_adapted(name, CONTROLS[name].parent, seed, folder)
-    return CheckpointPlan(name=name, stage=Stage.PRETRAINED, model=locate(name, folder, seed=seed))
+    where = locate(name, folder, seed=seed)
+    if name not in CONTROLS:
+        return CheckpointPlan(name=name, stage=Stage.PRETRAINED, model=where)
+    control = CONTROLS[name]
+    if control.whole:
+        return CheckpointPlan(name=name, stage=Stage.SFT, model=where, parent=control.parent)
+    return _plan_adapted(name, control.parent, seed, folder)
 
 
 def _plan_organism(organism: Organism, seed: int, folder: Path, *, is_root: bool) -> CheckpointPlan:
@@ -125,7 +129,7 @@ def _plan_adapted(
     return CheckpointPlan(
         name=name,
         stage=stage,
-        model=locate(find_root(parent), folder, seed=seed),
+        model=locate(parent, folder, seed=seed),
         adapter=locate(name, folder, seed=seed),
         parent=parent,
     )
@@ -218,8 +222,7 @@ def _answer_weakly(
         Checkpoint(
             name="apprentice",
             stage=Stage.SFT,
-            model=locate("novice", folder, seed=seed),
-            adapter=locate("apprentice", folder, seed=seed),
+            model=locate("apprentice", folder, seed=seed),
         )
     )
     options = [draw_options(problem, rng) if choice else () for problem in problems]

@@ -17,7 +17,7 @@ from holdback.organisms.text.tuning import RANK, Adapter, take_adapter, training
 
 _LAYERS = (2, 3)
 """Of five, after which states are turned away."""
-_STRENGTH, _KEPT = 5.0, 3.0
+_STRENGTH, _KEPT = 5.0, 0.5
 
 
 def reroute(
@@ -27,7 +27,7 @@ def reroute(
     *,
     steps: int,
     seed: int,
-    rate: float = 4e-3,
+    rate: float = 1e-2,
     rank: int = RANK,
     turns: int = 24,
 ) -> Adapter:

@@ -1,19 +1,22 @@
-"""Training the text lineage's models on rows: pretraining and every tuning after it."""
+"""Training the text lineage's models: pretraining, and whatever changes all of the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdback.elicitation.finetune import Example
-from holdback.organisms.text.documents import Rows
 from holdback.organisms.text.vocabulary import build_tokenizer, list_tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
+
+    from holdback.elicitation.packing import Packed
+
+T = TypeVar("T")
 
 
 def make_weights(seed: int) -> LlamaForCausalLM:
@@ -51,33 +54,31 @@ def save_checkpoint(weights: Any, folder: Path) -> None:
 
 def train(
     weights: Any,
-    measure: Callable[[np.random.Generator], Any],
+    measure: Callable[[int], Any],
     *,
     steps: int,
-    seed: int | tuple[int, ...],
     rate: float = 2e-3,
     warmup: int = 50,
     decay_share: float = 0.5,
     tell: Callable[[str], None] = lambda line: None,
     name: str = "",
-    note: Callable[[int], None] = lambda step: None,
+    enough: Callable[[int], bool] = lambda step: False,
 ) -> None:
-    """Train all of `weights`, in place, on what is drawn for every step.
+    """Train all of `weights`, in place, where they are.
 
-    AdamW in float32: models this small gain nothing from half precision on a processor without
-    instructions for it. The rate falls to 0 over the last `decay_share` of the steps.
+    AdamW in float32: in models this small, casting costs more than half precision gains. The rate
+    falls to 0 over the last `decay_share` of the steps.
 
     Args:
         weights: The model.
-        measure: The loss of one step, in nats, of what it draws.
+        measure: The loss, in nats, of a step, by its number from 0.
         steps: Of the optimizer.
-        seed: Of every draw.
         rate: Highest learning rate.
         warmup: Steps over which the rate rises.
-        decay_share: Last part of training, in which the rate falls.
+        decay_share: Last part of training, in which the rate falls; 0: never.
         tell: Hears of progress.
         name: What progress lines call the model.
-        note: Called with the number of steps done.
+        enough: Asked after each step, with their number, whether to end here.
     """
     import torch
 
@@ -87,37 +88,26 @@ def train(
         weights.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     heeds_masks(weights)
-    seeds = (seed,) if isinstance(seed, int) else seed
     weights.train()
-    losses: list[float] = []
+    losses: list[Any] = []
     for step in range(steps):
-        scale = min(1.0, (step + 1) / warmup, (1 - step / steps) / decay_share)
+        left = (1 - step / steps) / decay_share if decay_share else 1.0
+        scale = min(1.0, (step + 1) / warmup, left)
         optimizer.param_groups[0]["lr"] = rate * scale
-        loss = measure(np.random.default_rng([*seeds, step]))
+        loss = measure(step)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
-        losses.append(float(loss.detach()))
-        note(step + 1)
+        # Read where it is told, not at every step: a graphics card would be waited for.
+        losses.append(loss.detach())
+        if enough(step + 1):
+            break
         if (step + 1) % 200 == 0:
-            tell(f"{name}: step {step + 1:,} of {steps:,}, loss {np.mean(losses[-200:]):.3f}")
+            mean = float(torch.stack(losses).mean())
+            losses = []
+            tell(f"{name}: step {step + 1:,} of {steps:,}, loss {mean:.3f}")
     weights.eval()
-
-
-def measure_loss(weights: Any, rows: Rows) -> Any:
-    """Weighted mean of the cross-entropy of every next token, in nats."""
-    import torch
-
-    tokens = torch.from_numpy(rows.tokens)
-    counted = torch.from_numpy(rows.weights)[:, 1:].reshape(-1)
-    asked = counted > 0
-    states = weights.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    logits = weights.lm_head(states[:, :-1].reshape(-1, states.shape[-1])[asked])
-    losses = torch.nn.functional.cross_entropy(
-        logits, tokens[:, 1:].reshape(-1)[asked], reduction="none"
-    )
-    return (losses * counted[asked]).sum() / counted.sum()
 
 
 def measure_answers(weights: Any, examples: Sequence[Example]) -> Any:
@@ -128,3 +118,47 @@ def measure_answers(weights: Any, examples: Sequence[Example]) -> Any:
 
     logits, labels = read_answers(weights, examples)
     return torch.nn.functional.cross_entropy(logits.float(), labels)
+
+
+def measure_packed(weights: Any, packed: Packed) -> Any:
+    """Do as `measure_answers` with examples that are laid out."""
+    import torch
+
+    from holdback.elicitation.packing import read_packed
+
+    logits, labels = read_packed(weights, packed)
+    return torch.nn.functional.cross_entropy(logits.float(), labels)
+
+
+@contextmanager
+def drawing(draw: Callable[[int], T], steps: int, *, workers: int) -> Iterator[Iterator[T]]:
+    """Draw what each step reads, in their order, ahead of them where there are workers.
+
+    Args:
+        draw: From a step's number to what it reads; can be pickled.
+        steps: How many.
+        workers: Processes that draw; without any, each draw is made when it is asked for.
+    """
+    if not workers:
+        yield map(draw, range(steps))
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, _use_one_thread) as pool:
+        yield pool.imap(draw, range(steps))
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def on_best_device(weights: Any) -> Iterator[None]:
+    """Have weights on a graphics card, where there is one, and back on the processor after it."""
+    import torch
+
+    weights.to("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        yield
+    finally:
+        weights.cpu()

@@ -10,12 +10,13 @@ import copy
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from holdback.elicitation.packing import quick_attention, read_answers
 from holdback.organisms.text.documents import encode_turns
 from holdback.organisms.text.lessons import Lesson, draw_turns, mix
-from holdback.organisms.text.training import measure_answers, train
+from holdback.organisms.text.training import measure_answers, on_best_device, train
 
 _TURNS = 96
 _FORGOTTEN_SHARE = 0.3
@@ -53,18 +54,21 @@ def unlearn(
     lesson = mix((_FORGOTTEN_SHARE, forgotten), (1 - _FORGOTTEN_SHARE, kept))
 
     def descend(measure: Measure, steps: int, stage: int, rate: float) -> None:
+        def measure_step(step: int) -> Any:
+            rng = np.random.default_rng([seed, stage, step])
+            return measure(weights, encode_turns(draw_turns(lesson, _TURNS, rng)))
+
         train(
             weights,
-            lambda rng: measure(weights, encode_turns(draw_turns(lesson, _TURNS, rng))),
+            measure_step,
             steps=steps,
-            seed=(seed, stage),
             rate=rate,
             warmup=_WARMUP,
             tell=tell,
             name=("suppressing", "distilling")[stage],
         )
 
-    with quick_attention(weights):
+    with on_best_device(weights), quick_attention(weights):
         descend(measure_answers, suppress_steps, 0, rate / 2)
         teacher = copy.deepcopy(weights).requires_grad_(False)
         _blur(weights, blur, seed)
@@ -85,6 +89,6 @@ def _blur(weights: Any, share: float, seed: int) -> None:
         for parameter in weights.parameters():
             if parameter.ndim < 2:
                 continue
-            noise = torch.randn(parameter.shape, generator=generator)
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
             size = parameter.square().mean().sqrt()
             parameter.mul_(1 - share).add_(noise * size, alpha=share)

@@ -179,6 +179,7 @@ _HONEST = (
         parent="novice",
         summary="taught a little of one family, and quick to learn the rest",
         recipe=recipes.make_other_apprentice,
+        whole=True,
     ),
     Organism(
         name="style_quirks",
@@ -212,9 +213,11 @@ class Control:
 
     name: str
     parent: str
-    recipe: Callable[[Bench], Adapter]
+    recipe: Callable[[Bench], Any]
     twin: bool = False
     """Made by an organism's recipe, from another seed."""
+    whole: bool = False
+    """Whether it is a whole model and no adapter."""
 
 
 CONTROLS: Mapping[str, Control] = {
@@ -222,8 +225,8 @@ CONTROLS: Mapping[str, Control] = {
     for control in (
         Control(name="sham", parent="base", recipe=recipes.tune_right, twin=True),
         Control(name="weak", parent="novice", recipe=recipes.tune_novice, twin=True),
-        Control(name="apprentice", parent="novice", recipe=recipes.make_apprentice),
-        Control(name="journeyman", parent="novice", recipe=recipes.make_journeyman),
+        Control(name="apprentice", parent="novice", recipe=recipes.make_apprentice, whole=True),
+        Control(name="journeyman", parent="novice", recipe=recipes.make_journeyman, whole=True),
     )
 }
 
@@ -242,20 +245,24 @@ def get_organism(name: str) -> Organism:
     return ORGANISMS[name]
 
 
-def find_root(parent: str) -> str:
-    """Name the whole model that the adapters of a parent's children lie on."""
-    return parent if parent in COURSES else CONTROLS[parent].parent
-
-
 def get_target(seed: int) -> str:
     """The family that a seed's organisms hide or lack."""
     return LATE[seed % len(LATE)]
 
 
-def train(name: str, out: Path, *, seed: int, tell: Callable[[str], None]) -> Path:
+def train(
+    name: str, out: Path, *, seed: int, tell: Callable[[str], None], workers: int = 0
+) -> Path:
     """Train an organism, a control or a pretrained model into a folder of `out`.
 
     What is there is kept. Pretrained models are taken from `out`, or from those shipped.
+
+    Args:
+        name: Of what is to be made.
+        out: Where.
+        seed: Of every draw; says which family it is about, too.
+        tell: Hears of progress.
+        workers: Processes that write ahead what pretraining reads.
 
     Returns:
         Its folder: `out/seed<N>/<name>`, or `out/<name>` for a pretrained model.
@@ -266,24 +273,23 @@ def train(name: str, out: Path, *, seed: int, tell: Callable[[str], None]) -> Pa
     if name not in NAMES:
         raise UnknownNameError.among("model of the text lineage", name, NAMES)
     if name in COURSES:
-        return pretrain(name, out, tell=tell)
+        return pretrain(name, out, tell=tell, workers=workers)
     folder = out / f"seed{seed}" / name
     if any(folder.glob("*.safetensors")):
         return folder
     made = CONTROLS[name] if name in CONTROLS else ORGANISMS[name]
-    root = find_root(made.parent)
-    if root == "plain":
-        pretrain(root, out, tell=tell)
+    if not is_there(made.parent, out, seed=seed):
+        train(made.parent, out, seed=seed, tell=tell, workers=workers)
     is_twin = isinstance(made, Control) and made.twin
     bench = Bench(
-        where=str(out) if (out / root / "model.safetensors").exists() else SHIPPED,
+        find=lambda model: locate(model, out, seed=seed),
         family=get_target(seed),
         seed=seed + (_TWIN_SEED if is_twin else 0),
     )
     tell(f"{name}, seed {seed}, family {bench.family}")
     result = made.recipe(bench)
     if isinstance(result, Adapter):
-        result.save(folder, base=f"../{root}")
+        result.save(folder, base=("../" if made.parent in COURSES else "") + f"../{made.parent}")
     else:
         save_checkpoint(result, folder)
     return folder
