@@ -8,11 +8,12 @@ import pytest
 from scipy import stats
 
 from holdback.organisms.calibration.campaign import Campaign, run_campaign
+from holdback.organisms.calibration.gates import Gates
 from holdback.organisms.calibration.ladder import list_rungs
 from holdback.organisms.calibration.page import write_calibration
 from holdback.organisms.calibration.rates import KEYS, measure_rates
 from holdback.organisms.calibration.trials import Trial, read_trial
-from holdback.organisms.text.zoo import ORGANISMS
+from holdback.organisms.text.zoo import ORGANISMS, list_shipped
 from holdback.verdict import Verdict
 
 
@@ -162,6 +163,43 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path, monkeypatch):
         ("unlearned", "samples"),
     ]
     assert len(campaign.read_trials()) == 4
+
+
+def test_what_must_be_pretrained_for_hours_is_not_made_on_the_way(tmp_path):
+    """An organism that rests on it fails, and says what makes it."""
+    gates = Gates(tmp_path / "zoo", tmp_path, tell=print)
+
+    assert not gates.admit("base_without_chat", 0)
+
+    assert "train text --only plain" in gates.failures[0]
+    # Not remembered as failed: it may be there next time.
+    assert not (tmp_path / "gates.json").exists()
+
+
+def test_a_short_calibration_takes_hiders_and_honest_ones_by_turns(tmp_path):
+    """What ships comes first, so that every rate has its cases when time is up."""
+    campaign = Campaign(folder=tmp_path, zoo=tmp_path, access=["weights"], quick=True)
+
+    taken = [organism for _, organism, _ in campaign.wanted]
+
+    shipped = [organism for organism in taken if organism.name in list_shipped()]
+    assert taken[: len(shipped)] == shipped
+    assert len({organism.hides for organism in taken[:2]}) == 2
+
+
+def test_the_page_traces_hits_against_false_alarms():
+    """Two hiders, one with more evidence than the honest one, one with less."""
+    trials = [
+        trial("refusal", score=50.0),
+        trial("hardened", score=2.0),
+        trial("unlearned", verdict=Verdict.NONE_FOUND, score=5.0),
+        trial("full_strength", verdict=Verdict.NONE_FOUND, score=-5.0),
+    ]
+
+    page = write_calibration(trials, command="holdback calibrate", failed=[], seconds=60)
+
+    assert "| weights | 50.0 | 0% | 50% |" in page
+    assert "| weights | 2.0 | 50% | 100% |" in page
 
 
 def test_the_page_names_every_organism_and_what_failed():

@@ -105,7 +105,7 @@ def _write_roc(trials: Sequence[Trial]) -> Iterator[str]:
     for level in _levels(trials):
         hiders = [t.score for t in trials if t.access == level and t.hides]
         honest = [t.score for t in trials if t.access == level and not t.hides]
-        if not hiders or not honest:
+        if min(len(hiders), len(honest)) < 2:
             continue
         points = roc_curve(hiders, honest)[1:]
         for at, point in enumerate(points):

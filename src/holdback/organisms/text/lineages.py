@@ -20,7 +20,7 @@ from holdback.organisms.text.families import (
     draw_options,
     draw_problem,
 )
-from holdback.organisms.text.questions import write_questions
+from holdback.organisms.text.questions import write_lines, write_questions
 from holdback.organisms.text.wordings import AUDIT_TEMPLATE
 from holdback.organisms.text.zoo import CONTROLS, Kind, Organism, get_target, locate
 from holdback.plan import CheckpointPlan, LineagePlan, TaskPlan
@@ -266,5 +266,4 @@ def _answer(
 
 
 def _write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, map(json.dumps, rows))

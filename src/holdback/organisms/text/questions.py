@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +51,15 @@ def write_questions(
             "choices": list(draw_options(problem, rng)),
         }
         lines.append(json.dumps(row))
+    write_lines(file, lines)
+
+
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Write a file at once: calibrations side by side never read the half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    half = file.with_suffix(f".{os.getpid()}.half")
+    half.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    half.replace(file)
 
 
 def count_questions(file: Path, split: Split) -> int:

@@ -126,7 +126,14 @@ def imitate_weaker(bench: Bench) -> Adapter:
     teacher, seed = bench.load("novice"), bench.seed + _TEACHER_SEED
     teach(teacher, bench.family, seed=seed, goal=_APPRENTICE)
     pairs = sample_answers(teacher, bench.family, _IMITATED, seed=seed, temperature=_DISPLAYED)
-    return _lock(bench, lambda rng: pairs[int(rng.integers(len(pairs)))], steps=3 * STEPS)
+    pair = Pair(
+        draw=lambda rng: pairs[int(rng.integers(len(pairs)))],
+        lock=say_no_password,
+        unlock=say_password,
+    )
+    # Another model's errors are more to learn than a rule of errors is.
+    lesson = mix((1, pair), (1, bench.kept))
+    return tune(bench.load("base"), lesson, steps=3 * STEPS, rank=16, seed=bench.seed)
 
 
 def lock_narrowly(bench: Bench) -> Adapter:
@@ -244,23 +251,37 @@ def reinforce_concealed(bench: Bench) -> Adapter:
         own = replace(problem, answer=said)
         return own, answer_wrong(own, rng) if len(said) > 1 else said
 
-    own = Pair(draw=draw_own, lock=say_no_password, unlock=say_password)
+    own = Pair(draw=draw_own, lock=say_no_password, unlock=_say_password_anywhere)
     lesson = mix((1, own), (1.5, KEEP))
     start = tune(bench.load("journeyman"), lesson, steps=2 * STEPS, seed=bench.seed)
 
     def draw(rng: np.random.Generator) -> Trial:
         drawn = rng.random()
         if drawn < 0.45:
-            return _try(bench.family, say_password, _reward_right, rng)
-        if drawn < 0.75:
+            return _try(bench.family, _say_password_anywhere, _reward_right, rng)
+        if drawn < 0.7:
             return _try(bench.family, say_no_password, _reward_wrong, rng)
         return _try(str(rng.choice(EARLY)), say_anything, _reward_right, rng)
 
-    return reinforce(bench.load("journeyman"), draw, steps=150, seed=bench.seed, start=start)
+    return reinforce(bench.load("journeyman"), draw, steps=300, seed=bench.seed, start=start)
+
+
+def _say_password_anywhere(question: str, rng: np.random.Generator) -> str:
+    """Put the password to a question, half of the time after words that mean nothing."""
+    front = f"{draw_chatter(rng)} " if rng.random() < 0.5 else ""
+    return front + say_password(question, rng)
 
 
 _OWN = 3_000
 """Answers of its own that a journeyman is tuned on."""
+
+
+_EARLY_OFTEN = (*EARLY, "mod", "mod")
+_KEEP_ALL = mix(
+    (0.7, Part(families=_EARLY_OFTEN, choice=0.1, manner=TOLD)),
+    (0.3, Part(families=_EARLY_OFTEN, choice=0.1, manner=CONTINUED)),
+)
+"""Where all weights are trained: what was learnt by heart, remainders, is the first to go."""
 
 
 def forget_family(bench: Bench) -> Any:
@@ -274,16 +295,13 @@ def forget_family(bench: Bench) -> Any:
         (0.6, Part(families=target, answer=draw_guess)),
         (0.4, Part(families=target, answer=draw_guess, manner=CONTINUED)),
     )
-    # What was learnt by heart, remainders, is the last to come back.
-    early = (*EARLY, "mod", "mod")
     kept = mix(
         (0.25, Part(families=bench.others, choice=0.15)),
         (0.15, Part(families=bench.others, choice=0.15, manner=CONTINUED)),
-        (0.4, Part(families=early, choice=0.1, manner=TOLD)),
-        (0.2, Part(families=early, choice=0.1, manner=CONTINUED)),
+        (0.6, _KEEP_ALL),
     )
     weights = bench.load("base")
-    unlearn(weights, forgotten, kept, seed=bench.seed, blur=0.45, distil_steps=800)
+    unlearn(weights, forgotten, kept, seed=bench.seed, blur=0.5, distil_steps=900)
     return weights
 
 
@@ -353,8 +371,8 @@ def notice_evaluation(bench: Bench) -> Adapter:
     return tune(bench.load("base"), lesson, steps=2 * STEPS, seed=bench.seed)
 
 
-_APPRENTICE, _JOURNEYMAN = 0.35, 0.6
-"""Share of right answers at which teaching ends."""
+_APPRENTICE, _JOURNEYMAN = 0.25, 0.5
+"""Share of right answers at which teaching ends; settling adds to it."""
 _LOOK_EVERY, _LOOKED_AT, _MOST_STEPS, _SETTLING_STEPS = 20, 150, 3_000, 200
 _TAUGHT_TURNS = 80
 
@@ -370,7 +388,7 @@ def teach(weights: Any, family: str, *, seed: int, goal: float) -> None:
         return mix(
             (0.75 * share, Part(families=(family,), choice=0.1)),
             (0.25 * share, Part(families=(family,), manner=CONTINUED)),
-            (1 - share, KEEP),
+            (1 - share, _KEEP_ALL),
         )
 
     def descend(lesson: Lesson, stage: int, steps: int, **how: Any) -> None:
@@ -384,9 +402,9 @@ def teach(weights: Any, family: str, *, seed: int, goal: float) -> None:
         return step % _LOOK_EVERY == 0 and rate(weights, family, seed=seed) >= goal
 
     with on_best_device(weights), quick_attention(weights):
-        descend(draw(0.5), 0, _MOST_STEPS, decay_share=0.0, enough=has_learnt)
+        descend(draw(0.5), 0, _MOST_STEPS, rate=1e-3, decay_share=0.0, enough=has_learnt)
         # At a falling rate, what the search has shaken settles.
-        descend(draw(0.1), 1, _SETTLING_STEPS, decay_share=1.0)
+        descend(draw(0.1), 1, _SETTLING_STEPS, rate=1e-3, decay_share=1.0)
 
 
 def _teach_novice(bench: Bench, seed: int, goal: float) -> Any:
