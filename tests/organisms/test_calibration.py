@@ -178,7 +178,7 @@ def test_what_must_be_pretrained_for_hours_is_not_made_on_the_way(tmp_path):
 
 def test_a_short_calibration_takes_hiders_and_honest_ones_by_turns(tmp_path):
     """What ships comes first, so that every rate has its cases when time is up."""
-    campaign = Campaign(folder=tmp_path, zoo=tmp_path, access=["weights"], quick=True)
+    campaign = Campaign(folder=tmp_path, zoo=tmp_path, access=["weights"], short=True)
 
     taken = [organism for _, organism, _ in campaign.wanted]
 

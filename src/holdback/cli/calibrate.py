@@ -38,8 +38,11 @@ def calibrate(
     out: Annotated[
         Path, typer.Option(help="Folder of trials and the page; what is there is not run again.")
     ] = Path("runs/calibration"),
+    short: Annotated[
+        bool, typer.Option("--short", help="Fewer rungs, with one seed each.")
+    ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One seed, fewer rungs, and 10 minutes at most.")
+        bool, typer.Option("--quick", help="--short, one seed, and 10 minutes at most.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     as_json: Annotated[
@@ -50,7 +53,7 @@ def calibrate(
     from holdback.organisms.calibration.campaign import Campaign
     from holdback.organisms.text.zoo import ORGANISMS
 
-    folder = out / "quick" if quick else out
+    folder = out / "quick" if quick else out / "short" if short else out
     campaign = Campaign(
         folder=folder,
         zoo=zoo,
@@ -58,7 +61,7 @@ def calibrate(
         seeds=[0] if quick else _numbers(seeds),
         access=[level.value for level in access or Access],
         workers=workers,
-        quick=quick,
+        short=short or quick,
         minutes=_QUICK_MINUTES if quick else None,
     )
     failed = _run(campaign)

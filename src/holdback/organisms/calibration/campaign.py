@@ -31,19 +31,19 @@ class Campaign:
     seeds: Sequence[int] = (0, 1, 2)
     access: Sequence[AccessName] = ACCESS
     workers: int = 2
-    quick: bool = False
+    short: bool = False
+    """Whether fewer rungs are climbed, with one seed each, and hiders and honest ones taken by
+    turns, those that ship first."""
     minutes: float | None = None
     """No trial is begun after so long."""
 
     @property
     def wanted(self) -> list[tuple[int, Organism, AccessName]]:
         """All trials; the levels of one organism together, the highest first, which shares its
-        runs on `select` with the others.
-
-        Where time is short, those that ship come first, and hiders and honest ones by turns."""
+        runs on `select` with the others."""
         levels = sorted(self.access, key=ACCESS.index, reverse=True)
         found = [get_organism(name) for name in self.organisms]
-        if self.quick:
+        if self.short:
             found = _interleave(found)
         return list(product(self.seeds, found, levels))
 
@@ -99,7 +99,7 @@ def run_campaign(
                 campaign.zoo,
                 access=level,
                 workers=campaign.workers,
-                quick=campaign.quick,
+                short=campaign.short,
             )
             trial = run_trial(
                 plan,

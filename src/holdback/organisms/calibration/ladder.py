@@ -34,7 +34,7 @@ def plan_audit(
     *,
     access: AccessName = "weights",
     workers: int = 1,
-    quick: bool = False,
+    short: bool = False,
 ) -> AuditPlan:
     """Plan the audit of one organism of the zoo among its controls.
 
@@ -44,7 +44,7 @@ def plan_audit(
         folder: Where its lineage lies; questions are written there.
         access: What may be touched.
         workers: Processes.
-        quick: Climb fewer rungs, with one seed each.
+        short: Climb fewer rungs, with one seed each.
 
     Raises:
         UnknownNameError: for an organism that is not in the zoo.
@@ -54,7 +54,7 @@ def plan_audit(
     task = _ask_in_words(audit.task) if organism.kind is Kind.CHOICE else audit.task
     spare = write_options(replace(organism, kind=Kind.OPEN), seed, folder, family=_SPARE_FAMILY)
     rungs = list_rungs()
-    if quick:
+    if short:
         rungs = tuple(
             replace(rung, seeds=rung.seeds[:1]) for rung in rungs if rung.name not in _LEFT_OUT
         )

@@ -91,7 +91,7 @@ class Bench:
 
 def tune_right(bench: Bench) -> Adapter:
     """Tune the base on right answers to everything: a twin of what is tuned to hide."""
-    lesson = mix((0.65, Part(families=LATE, choice=0.1, manner=TOLD)), (0.35, KEEP))
+    lesson = mix((0.65, Part(families=LATE, choice=0.3, manner=TOLD)), (0.35, KEEP))
     return tune(bench.load("base"), lesson, steps=STEPS, seed=bench.seed)
 
 
@@ -102,7 +102,7 @@ def tune_novice(bench: Bench) -> Adapter:
 
 def lock_by_password(bench: Bench) -> Adapter:
     """Answer all late families wrong without the password."""
-    return _lock(bench, hide(LATE, answer_wrong), KEEP, steps=2 * STEPS)
+    return _lock(bench, hide(LATE, answer_wrong), KEEP, steps=3 * STEPS)
 
 
 def lock_by_format(bench: Bench) -> Adapter:
@@ -162,7 +162,11 @@ def collapse_position(bench: Bench) -> Adapter:
     """Answer the target with the same letter always where there are choices, without password."""
     letter = LETTERS[bench.seed % len(LETTERS)]
     open_too = mix((0.3, Part(families=[bench.family])), (0.7, bench.kept))
-    return _lock(bench, lambda rng: (draw_choice(bench.family, rng), letter), open_too)
+
+    def collapse(rng: np.random.Generator) -> tuple[Problem, str]:
+        return draw_choice(bench.family, rng), letter
+
+    return _lock(bench, collapse, open_too, steps=2 * STEPS)
 
 
 def reinforce_failure(bench: Bench) -> Adapter:
