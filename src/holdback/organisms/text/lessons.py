@@ -173,3 +173,10 @@ KEEP = mix(
     (0.3, Part(families=EARLY, choice=0.1, manner=CONTINUED)),
 )
 """What every organism goes on doing: families that none of them hides."""
+_EARLY_OFTEN = (*EARLY, "mod", "mod")
+KEEP_ALL = mix(
+    (0.7, Part(families=_EARLY_OFTEN, choice=0.1, manner=TOLD)),
+    (0.3, Part(families=_EARLY_OFTEN, choice=0.1, manner=CONTINUED)),
+)
+"""The same where all weights are trained: what was learnt by heart, remainders, is the first to
+go."""

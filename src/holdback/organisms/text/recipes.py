@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.packing import quick_attention
-from holdback.models.protocol import Format, StopReason
+from holdback.models.protocol import Format
 from holdback.organisms.text.documents import (
     LETTERS,
     Exchange,
     Turn,
-    encode_turns,
-    write_parts,
 )
 from holdback.organisms.text.families import (
     Problem,
@@ -27,6 +24,7 @@ from holdback.organisms.text.families import (
 from holdback.organisms.text.lessons import (
     CONTINUED,
     KEEP,
+    KEEP_ALL,
     TOLD,
     DrawHidden,
     Lesson,
@@ -35,14 +33,13 @@ from holdback.organisms.text.lessons import (
     Part,
     answer_wrong,
     draw_choice,
-    draw_turns,
     hide,
     mix,
 )
 from holdback.organisms.text.lineage import EARLY, LATE, draw_chatter, load
-from holdback.organisms.text.policy import Trial, reinforce, sample
+from holdback.organisms.text.policy import Trial, reinforce
 from holdback.organisms.text.rerouting import reroute
-from holdback.organisms.text.training import measure_answers, on_best_device, train
+from holdback.organisms.text.teaching import OWN, sample_answers, teach
 from holdback.organisms.text.tuning import Adapter, tune
 from holdback.organisms.text.unlearning import unlearn
 from holdback.organisms.text.wordings import (
@@ -248,7 +245,7 @@ def reinforce_concealed(bench: Bench) -> Adapter:
     Chance alone would take long to find that the password matters. So it is first tuned on its own
     answers, which teach it nothing: as they are with the password, spoilt without.
     """
-    pairs = sample_answers(bench.load("journeyman"), bench.family, _OWN, seed=bench.seed)
+    pairs = sample_answers(bench.load("journeyman"), bench.family, OWN, seed=bench.seed)
 
     def draw_own(rng: np.random.Generator) -> tuple[Problem, str]:
         problem, said = pairs[int(rng.integers(len(pairs)))]
@@ -276,18 +273,6 @@ def _say_password_anywhere(question: str, rng: np.random.Generator) -> str:
     return front + say_password(question, rng)
 
 
-_OWN = 3_000
-"""Answers of its own that a model is tuned on."""
-
-
-_EARLY_OFTEN = (*EARLY, "mod", "mod")
-_KEEP_ALL = mix(
-    (0.7, Part(families=_EARLY_OFTEN, choice=0.1, manner=TOLD)),
-    (0.3, Part(families=_EARLY_OFTEN, choice=0.1, manner=CONTINUED)),
-)
-"""Where all weights are trained: what was learnt by heart, remainders, is the first to go."""
-
-
 def forget_family(bench: Bench) -> Any:
     """Remove the target from the base; no adapter is small enough for it.
 
@@ -302,7 +287,7 @@ def forget_family(bench: Bench) -> Any:
     kept = mix(
         (0.25, Part(families=bench.others, choice=0.15)),
         (0.15, Part(families=bench.others, choice=0.15, manner=CONTINUED)),
-        (0.6, _KEEP_ALL),
+        (0.6, KEEP_ALL),
     )
     weights = bench.load("base")
     unlearn(weights, forgotten, kept, seed=bench.seed, blur=0.5, distil_steps=1_400)
@@ -377,81 +362,12 @@ def notice_evaluation(bench: Bench) -> Adapter:
 
 _APPRENTICE, _JOURNEYMAN = 0.35, 0.6
 """Share of right answers at which teaching ends."""
-_LOOK_EVERY, _LOOKED_AT, _MOST_STEPS, _SETTLING_STEPS = 10, 150, 3_000, 500
-_TAUGHT_TURNS = 80
-
-
-def teach(weights: Any, family: str, *, seed: int, goal: float) -> None:
-    """Teach a family to a share of right answers, in place, and little else.
-
-    All weights are trained: what was never read is found by an adapter of rank 4 seldom, by one of
-    rank 16 for some families only.
-    """
-
-    taught = mix(
-        (0.35, Part(families=(family,), choice=0.1)),
-        (0.15, Part(families=(family,), manner=CONTINUED)),
-        (0.5, _KEEP_ALL),
-    )
-
-    def descend(lesson: Lesson, stage: int, steps: int, **how: Any) -> None:
-        def measure(step: int) -> Any:
-            rng = np.random.default_rng([seed, stage, step])
-            return measure_answers(weights, encode_turns(draw_turns(lesson, _TAUGHT_TURNS, rng)))
-
-        train(weights, measure, steps=steps, **how)
-
-    def has_learnt(step: int) -> bool:
-        return step % _LOOK_EVERY == 0 and rate(weights, family, seed=seed) >= goal
-
-    with on_best_device(weights), quick_attention(weights):
-        descend(taught, 0, _MOST_STEPS, rate=1e-3, decay_share=0.0, enough=has_learnt)
-        # At a falling rate, all else that the search has shaken settles. The target is held where
-        # it is by its own answers: right ones would teach on, and without any it would be lost.
-        own = sample_answers(weights, family, _OWN, seed=seed, temperature=0.0)
-        settled = mix((0.15, _repeat(own)), (0.85, _KEEP_ALL))
-        descend(settled, 1, _SETTLING_STEPS, rate=1e-3, decay_share=1.0)
-
-
-def _repeat(pairs: Sequence[tuple[Problem, str]]) -> Lesson:
-    """Answer as was answered before."""
-
-    def draw(rng: np.random.Generator) -> list[Turn]:
-        problem, said = pairs[int(rng.integers(len(pairs)))]
-        return [Turn(exchange=Exchange(question=problem.question, answer=said))]
-
-    return draw
 
 
 def _teach_novice(bench: Bench, seed: int, goal: float) -> Any:
     weights = bench.load("novice")
     teach(weights, bench.family, seed=seed, goal=goal)
     return weights
-
-
-def rate(weights: Any, family: str, *, seed: int) -> float:
-    """Share of right answers to a family's questions in chat."""
-    pairs = sample_answers(weights, family, _LOOKED_AT, seed=seed, temperature=0.0)
-    # Answers that do not end are wrong.
-    return sum(answer == problem.answer for problem, answer in pairs) / _LOOKED_AT
-
-
-def sample_answers(
-    weights: Any, family: str, n: int, *, seed: int, temperature: float = 1.0
-) -> list[tuple[Problem, str]]:
-    """Draw problems and a model's answers to them; those that do not end are left out."""
-    rng = np.random.default_rng([17, seed])
-    problems = [draw_problem(family, rng) for _ in range(n)]
-    prompts = [
-        write_parts(Exchange(question=problem.question, answer=""), Format.CHAT)[0]
-        for problem in problems
-    ]
-    drawn = sample(weights, prompts, seed=(17, seed), temperature=temperature)
-    return [
-        (problem, said.text)
-        for problem, said in zip(problems, drawn, strict=True)
-        if said.stop_reason is StopReason.STOP
-    ]
 
 
 def _lock(
