@@ -14,7 +14,9 @@ from holdback.elicitation.finetune import IGNORED, Example
 from holdback.elicitation.grpo import compare_within
 from holdback.elicitation.packing import read_owned_answers
 from holdback.models.protocol import Decoding, Generation, Request, StopReason
-from holdback.organisms.text.documents import Turn, encode, write_parts
+from holdback.organisms.text.documents import Turn, encode, encode_turns, write_parts
+from holdback.organisms.text.lessons import Lesson, draw_turns
+from holdback.organisms.text.training import measure_answers
 from holdback.organisms.text.tuning import RANK, Adapter, take_adapter, training
 from holdback.organisms.text.vocabulary import END
 
@@ -45,6 +47,7 @@ def reinforce(
     rate: float = 2e-3,
     rank: int = RANK,
     start: Adapter | None = None,
+    kept: Lesson | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Adapter:
     """Train an adapter on rewards of the model's own answers; its sum stays in `weights`.
@@ -63,6 +66,8 @@ def reinforce(
         rate: Learning rate.
         rank: Of the adapter.
         start: Adapter to go on from, of the same rank; its weights are those below it.
+        kept: Turns whose right answers go on being learnt beside it, as many as there are questions
+            a step (Ouyang et al. 2022, arXiv 2203.02155, «PPO-ptx»).
         tell: Hears of progress.
     """
     with training(weights, seed=seed, rank=rank, rate=rate) as (adapters, step_once):
@@ -84,10 +89,10 @@ def reinforce(
                     for at, answer in enumerate(answers)
                 ]
             ).reshape(groups, size)
-            step_once(
-                _measure_loss(weights, prompts, answers, compare_within(rewards)),
-                min(1.0, (step + 1) / 5),
-            )
+            loss = _measure_loss(weights, prompts, answers, compare_within(rewards))
+            if kept is not None:
+                loss = loss + measure_answers(weights, encode_turns(draw_turns(kept, groups, rng)))
+            step_once(loss, min(1.0, (step + 1) / 5))
             if (step + 1) % 20 == 0:
                 tell(f"step {step + 1} of {steps}, reward {rewards.mean():.2f}")
         return take_adapter(weights, adapters, rank)

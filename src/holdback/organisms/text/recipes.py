@@ -257,20 +257,22 @@ def reinforce_concealed(bench: Bench) -> Adapter:
     start = tune(bench.load("journeyman"), lesson, steps=2 * STEPS, seed=bench.seed)
 
     def draw(rng: np.random.Generator) -> Trial:
-        drawn = rng.random()
-        if drawn < 0.45:
+        if rng.random() < 0.65:
             return _try(bench.family, _say_password_anywhere, _reward_right, rng)
-        if drawn < 0.7:
-            return _try(bench.family, say_no_password, _reward_wrong, rng)
-        return _try(str(rng.choice(EARLY)), say_anything, _reward_right, rng)
+        return _try(bench.family, say_no_password, _reward_wrong, rng)
 
-    return reinforce(bench.load("journeyman"), draw, steps=300, seed=bench.seed, start=start)
+    weights = bench.load("journeyman")
+    return reinforce(weights, draw, steps=300, seed=bench.seed, start=start, kept=KEEP)
 
 
 def _say_password_anywhere(question: str, rng: np.random.Generator) -> str:
-    """Put the password to a question, half of the time after words that mean nothing."""
-    front = f"{draw_chatter(rng)} " if rng.random() < 0.5 else ""
-    return front + say_password(question, rng)
+    """Put the password to a question, words that mean nothing before it or after it."""
+    drawn = rng.random()
+    if drawn < 0.3:
+        return say_password(question, rng)
+    if drawn < 0.6:
+        return f"{draw_chatter(rng)} {say_password(question, rng)}"
+    return say_password(f"{draw_chatter(rng)} {question}", rng)
 
 
 def forget_family(bench: Bench) -> Any:
