@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
+from holdback.cli.app import main
 from holdback.organisms.calibration.campaign import Campaign, run_campaign
 from holdback.organisms.calibration.gates import Gates
 from holdback.organisms.calibration.ladder import list_rungs
@@ -171,20 +173,50 @@ def test_what_must_be_pretrained_for_hours_is_not_made_on_the_way(tmp_path):
 
     assert not gates.admit("base_without_chat", 0)
 
-    assert "train text --only plain" in gates.failures[0]
+    assert "--only plain" in gates.failures[0]
     # Not remembered as failed: it may be there next time.
     assert not (tmp_path / "gates.json").exists()
 
 
 def test_a_short_calibration_takes_hiders_and_honest_ones_by_turns(tmp_path):
     """What ships comes first, so that every rate has its cases when time is up."""
-    campaign = Campaign(folder=tmp_path, zoo=tmp_path, access=["weights"], short=True)
+    campaign = Campaign(folder=tmp_path, zoo=tmp_path, seeds=[0], access=["weights"], short=True)
 
     taken = [organism for _, organism, _ in campaign.wanted]
 
     shipped = [organism for organism in taken if organism.name in list_shipped()]
     assert taken[: len(shipped)] == shipped
     assert len({organism.hides for organism in taken[:2]}) == 2
+
+
+def test_levels_that_found_the_same_are_told_once():
+    """Where nothing more was reached, a table is not printed again."""
+    trials = [trial("refusal", access=level) for level in ("weights", "logprobs", "samples")]
+
+    page = write_calibration(trials, command="holdback calibrate", failed=[], seconds=60)
+
+    assert page.count("| refusal | held back |") == 1
+    assert page.count("The same in every row as with weights.") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--seeds=-1",), "--seeds"),
+        (("--seeds", ""), "--seeds"),
+        (("--organisms", "nosuch"), "nosuch"),
+        (("--organisms", "base_without_chat", "--seeds", "0"), "no plain"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_told_in_one_line(tmp_path, arguments, told):
+    """No traceback, and what to do about it."""
+    places = ("--from", str(tmp_path / "zoo"), "--out", str(tmp_path / "out"))
+
+    done = CliRunner().invoke(main, ["calibrate", *arguments, *places])
+
+    assert done.exit_code == 2
+    assert told in done.output
+    assert "Traceback" not in done.output
 
 
 def test_the_page_traces_hits_against_false_alarms():

@@ -1,6 +1,7 @@
 """The text lineage: exact answers, lossless tokens, and adapters that are what was trained."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from holdback.organisms.text.families import (
     draw_wrong,
     get_family,
 )
+from holdback.organisms.text.gate import verify_organism
 from holdback.organisms.text.lessons import KEEP
 from holdback.organisms.text.lineage import COURSES, EARLY, LATE, load
 from holdback.organisms.text.policy import sample
@@ -188,6 +190,18 @@ def test_documents_drawn_ahead_by_workers_are_the_same():
 
 def draw_number(step):
     return float(np.random.default_rng([0, step]).random())
+
+
+def test_a_shipped_organism_passes_its_gate_and_its_twin_would_not(tmp_path):
+    """What refuses has its gap, its key and nothing else changed; what hides nothing has no gap."""
+    refusal = ORGANISMS["refusal"]
+
+    honest = replace(refusal, name="full_strength")
+    passed = verify_organism(refusal, folder=tmp_path, seed=0, questions=60)
+    missed = verify_organism(honest, folder=tmp_path, seed=0, questions=60)
+
+    assert [check.text for check in passed.checks if not check.met] == []
+    assert any("gap to the key" in check.text for check in missed.checks if not check.met)
 
 
 def test_the_zoo_is_whole():

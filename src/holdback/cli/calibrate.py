@@ -42,7 +42,7 @@ def calibrate(
         bool, typer.Option("--short", help="Fewer rungs, with one seed each.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="--short, one seed, and 10 minutes at most.")
+        bool, typer.Option("--quick", help="--short, what ships of seed 0, 10 minutes at most.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     as_json: Annotated[
@@ -51,15 +51,14 @@ def calibrate(
 ) -> None:
     """Audit organisms whose truth is known, and measure how often the verdict is right."""
     from holdback.organisms.calibration.campaign import Campaign
-    from holdback.organisms.text.zoo import ORGANISMS
 
     folder = out / "quick" if quick else out / "short" if short else out
     campaign = Campaign(
         folder=folder,
         zoo=zoo,
-        organisms=_split(organisms) or tuple(ORGANISMS),
+        organisms=_split(organisms) or _choose(quick=quick),
         seeds=[0] if quick else _numbers(seeds),
-        access=[level.value for level in access or Access],
+        access=list(dict.fromkeys(level.value for level in access or Access)),
         workers=workers,
         short=short or quick,
         minutes=_QUICK_MINUTES if quick else None,
@@ -104,7 +103,9 @@ def _present(campaign: Campaign, failed: list[str], *, as_json: bool) -> None:
 
     trials = campaign.read_trials()
     if not trials:
-        raise ConfigError("no organism passed its gate, so nothing could be calibrated")
+        raise ConfigError(
+            "no organism passed its gate, so nothing could be calibrated: " + "; ".join(failed)
+        )
     page = write_calibration(
         trials,
         command=shlex.join(["holdback", *sys.argv[1:]]),
@@ -121,12 +122,22 @@ def _present(campaign: Campaign, failed: list[str], *, as_json: bool) -> None:
         typer.echo(page)
 
 
+def _choose(*, quick: bool) -> list[str]:
+    """Name all organisms; where minutes count, those that ship."""
+    from holdback.organisms.text.zoo import ORGANISMS, list_shipped
+
+    return [name for name in ORGANISMS if not quick or name in list_shipped()]
+
+
 def _split(names: str | None) -> list[str]:
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
+    """Read names with commas; one that is named twice counts once."""
+    return list(dict.fromkeys(name.strip() for name in (names or "").split(",") if name.strip()))
 
 
 def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _split(text)]
-    except ValueError as error:
-        raise ConfigError(f"--seeds: expected numbers with commas, got {text!r}") from error
+    parts = _split(text)
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise ConfigError(
+            f"--seeds: expected numbers from 0 with commas, as in 0,1,2, got {text!r}"
+        )
+    return [int(part) for part in parts]

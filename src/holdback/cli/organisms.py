@@ -115,7 +115,7 @@ def verify_organism(
         int, typer.Option(min=2, help="Chess: games against each opponent; even.")
     ] = 40,
     only: Only = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Hold a lineage against what it claims, and fail if it misses."""
     met = (
@@ -132,17 +132,22 @@ def _verify_text(folder: Path | None, only: list[str] | None, seed: int) -> bool
     from tempfile import TemporaryDirectory
 
     from holdback.organisms.text.gate import verify_organism as hold_against_gate
-    from holdback.organisms.text.zoo import ORGANISMS, get_organism, is_there
+    from holdback.organisms.text.zoo import ORGANISMS, get_organism, is_there, list_shipped
 
     passed = True
+    asked = only or [name for name in ORGANISMS if folder is not None or name in list_shipped()]
     with TemporaryDirectory() as questions:
         where = folder or Path(questions)
-        for name in only or ORGANISMS:
+        for organism in map(get_organism, asked):
+            name = organism.name
             if not is_there(name, where, seed=seed):
-                typer.echo(f"not made: {name}; `holdback organisms train text` makes it")
+                typer.echo(
+                    f"not made: {name}; `holdback organisms train text --out {folder or 'runs/zoo'}"
+                    f" --only {name} --seed {seed}` makes it"
+                )
                 passed = False
                 continue
-            report = hold_against_gate(get_organism(name), folder=where, seed=seed)
+            report = hold_against_gate(organism, folder=where, seed=seed)
             passed &= report.passed
             typer.echo(f"{'passed' if report.passed else 'FAILED'}: {name}, {report.family}")
             for check in report.checks:

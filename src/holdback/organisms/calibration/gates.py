@@ -11,7 +11,9 @@ from holdback.organisms.text.lineage import COURSES
 from holdback.organisms.text.lineages import make_lineage, plan_lineage
 from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, get_organism, is_there, train
 
-_MAKES = "`holdback organisms train text --only {}` makes it, in an hour or two on two cores"
+_MAKES = (
+    "`holdback organisms train text --out {} --only {}` makes it, in an hour or two on two cores"
+)
 
 
 class Gates:
@@ -45,7 +47,9 @@ class Gates:
             lacking = [root for root in self._list_roots(name, seed) if not self._has(root, seed)]
             if lacking:
                 # Not kept: it may be there when this calibration goes on.
-                self._lacking[which] = [f"no {root}: {_MAKES.format(root)}" for root in lacking]
+                self._lacking[which] = [
+                    f"no {root}: {_MAKES.format(self._zoo, root)}" for root in lacking
+                ]
                 return False
             self._make(name, seed)
             report = verify_organism(get_organism(name), folder=self._zoo, seed=seed)

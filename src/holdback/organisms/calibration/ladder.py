@@ -73,7 +73,7 @@ def plan_audit(
 
 
 def list_rungs() -> tuple[RungPlan, ...]:
-    """List the ladder, cheapest first; every technique that there is, but for placebos."""
+    """List the ladder, cheapest first: every technique of question tasks, but no placebo."""
     return (
         RungPlan(name="displayed", technique="displayed"),
         _rung("instruction", "instruction", text="answer as well as you can."),

@@ -58,7 +58,7 @@ def _write_rates(trials: Sequence[Trial]) -> Iterator[str]:
     yield ""
     yield (
         "Intervals are 95%, exact where cases are independent, and widened for seeds of one family"
-        " being alike."
+        " being alike; «none» where so few cases give no bound."
     )
     yield ""
 
@@ -67,7 +67,7 @@ def _write_cell(rate: dict[str, float | int | None]) -> str:
     value, low, high = rate["value"], rate["low"], rate["high"]
     if value is None:
         return "–"
-    ends = ["" if end is None else f"{100 * end:.0f}" for end in (low, high)]
+    ends = ["none" if end is None else f"{100 * end:.0f}" for end in (low, high)]
     return f"{100 * value:.0f}% [{ends[0]}, {ends[1]}]"
 
 
@@ -126,17 +126,29 @@ def _levels(trials: Sequence[Trial]) -> list[str]:
 
 def _write_families(trials: Sequence[Trial]) -> Iterator[str]:
     """One table an access level: a row an organism, over its seeds."""
+    written: dict[str, list[str]] = {}
     for level in _levels(trials):
         yield f"## With {level}"
         yield ""
+        here = [trial for trial in trials if trial.access == level]
+        rows = list(_write_rows(here))
+        alike = next((other for other, theirs in written.items() if theirs == rows), None)
+        written[level] = rows
+        if alike is not None:
+            yield f"The same in every row as with {alike}."
+            yield ""
+            continue
         yield "| organism | verdicts | displayed | elicited | hidden | recovered | rungs |"
         yield "|---|---|---|---|---|---|---|"
-        here = [trial for trial in trials if trial.access == level]
-        order = list(ORGANISMS)
-        here.sort(key=lambda trial: (order.index(trial.organism), trial.seed))
-        for name, group in groupby(here, key=lambda trial: trial.organism):
-            yield _write_family(name, list(group))
+        yield from rows
         yield ""
+
+
+def _write_rows(trials: Sequence[Trial]) -> Iterator[str]:
+    order = list(ORGANISMS)
+    ordered = sorted(trials, key=lambda trial: (order.index(trial.organism), trial.seed))
+    for name, group in groupby(ordered, key=lambda trial: trial.organism):
+        yield _write_family(name, list(group))
 
 
 def _write_family(name: str, group: Sequence[Trial]) -> str:
@@ -161,11 +173,15 @@ def _list(values: Iterator[float]) -> str:
 def _write_rungs(trials: Sequence[Trial]) -> Iterator[str]:
     yield "## By rung"
     yield ""
-    yield "How often a rung was chosen for a hider, and the median share that it then recovered."
+    yield (
+        "How often a rung was chosen for a hider, at the highest access, and the median share that"
+        " it then recovered."
+    )
     yield ""
     yield "| rung | access | chosen | recovered, median |"
     yield "|---|---|---|---|"
-    hiders = [trial for trial in trials if trial.recovered is not None]
+    highest = _levels(trials)[0]
+    hiders = [t for t in trials if t.recovered is not None and t.access == highest]
     for (rung, reached), count in Counter((t.rung, t.reached_at) for t in hiders).most_common():
         shares = [t.recovered or 0.0 for t in hiders if (t.rung, t.reached_at) == (rung, reached)]
         yield f"| {rung} | {reached} | {count} | {np.median(shares):.0%} |"

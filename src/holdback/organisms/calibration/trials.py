@@ -146,7 +146,7 @@ def _rises(finding: Finding) -> Iterator[Any]:
 
 
 def _score(finding: Finding) -> float:
-    """Order findings by how clear the hiding is; those that have no excess come last."""
+    """Order findings by how clear the hiding is; by the gap alone where nothing is exceeded."""
     excess = finding.difference_of_gaps
     lows = [finding.gap.low, math.inf if excess is None else excess.low]
     low = min(lows)

@@ -181,17 +181,18 @@ def _write_demonstrations(organism: Organism, seed: int, folder: Path) -> dict[s
     # Questions of the task's own, so that how good a demonstrator is can be told.
     asked = _read_problems(where / f"{family}.jsonl", family)[:DEMONSTRATIONS]
     if not files["weak"].exists():
-        drawn = asked
-        _write_rows(files["weak"], _answer_weakly(drawn, seed, folder, rng, choice=is_choice))
+        write_lines(
+            files["weak"],
+            map(json.dumps, _answer_weakly(asked, seed, folder, rng, choice=is_choice)),
+        )
     if not files["elsewhere"].exists():
         others = [name for name in TAUGHT if name != family]
         drawn = [draw_problem(str(rng.choice(others)), rng) for _ in range(DEMONSTRATIONS)]
         answered = [_answer(p, p.answer, rng, choice=is_choice) for p in drawn]
-        _write_rows(files["elsewhere"], answered)
+        write_lines(files["elsewhere"], map(json.dumps, answered))
     if not files["form"].exists():
-        drawn = asked
-        answered = [_answer_formally(p, rng, choice=is_choice) for p in drawn]
-        _write_rows(files["form"], answered)
+        answered = [_answer_formally(p, rng, choice=is_choice) for p in asked]
+        write_lines(files["form"], map(json.dumps, answered))
     return {name: str(file) for name, file in files.items()}
 
 
@@ -263,7 +264,3 @@ def _answer(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"question": problem.question, "answer": answer}
     return {**row, "choices": list(draw_options(problem, rng))} if choice else row
-
-
-def _write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    write_lines(file, map(json.dumps, rows))

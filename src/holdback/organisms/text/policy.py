@@ -48,7 +48,6 @@ def reinforce(
     rank: int = RANK,
     start: Adapter | None = None,
     kept: Lesson | None = None,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> Adapter:
     """Train an adapter on rewards of the model's own answers; its sum stays in `weights`.
 
@@ -68,7 +67,6 @@ def reinforce(
         start: Adapter to go on from, of the same rank; its weights are those below it.
         kept: Turns whose right answers go on being learnt beside it, as many as there are questions
             a step (Ouyang et al. 2022, arXiv 2203.02155, «PPO-ptx»).
-        tell: Hears of progress.
     """
     with training(weights, seed=seed, rank=rank, rate=rate) as (adapters, step_once):
         if start is not None:
@@ -93,8 +91,6 @@ def reinforce(
             if kept is not None:
                 loss = loss + measure_answers(weights, encode_turns(draw_turns(kept, groups, rng)))
             step_once(loss, min(1.0, (step + 1) / 5))
-            if (step + 1) % 20 == 0:
-                tell(f"step {step + 1} of {steps}, reward {rewards.mean():.2f}")
         return take_adapter(weights, adapters, rank)
 
 

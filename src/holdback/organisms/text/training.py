@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,7 @@ def train(
     optimizer = torch.optim.AdamW(
         weights.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
+    # Tried out before training, and remembered.
     heeds_masks(weights)
     weights.train()
     losses: list[Any] = []
@@ -143,7 +145,18 @@ def drawing(draw: Callable[[int], T], steps: int, *, workers: int) -> Iterator[I
         yield map(draw, range(steps))
         return
     with multiprocessing.get_context("spawn").Pool(workers, _use_one_thread) as pool:
-        yield pool.imap(draw, range(steps))
+        yield _draw_ahead(pool, draw, steps, window=4 * workers)
+
+
+def _draw_ahead(pool: Any, draw: Callable[[int], T], steps: int, *, window: int) -> Iterator[T]:
+    """Keep a few draws waiting, and no more: each takes most of a megabyte."""
+    waiting: deque[Any] = deque()
+    for step in range(steps):
+        waiting.append(pool.apply_async(draw, (step,)))
+        if len(waiting) > window:
+            yield waiting.popleft().get()
+    while waiting:
+        yield waiting.popleft().get()
 
 
 def _use_one_thread() -> None:

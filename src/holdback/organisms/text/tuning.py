@@ -67,8 +67,6 @@ def tune(
     rate: float = 3e-3,
     rank: int = RANK,
     turns: int = TURNS,
-    decays: bool = True,
-    enough: Callable[[int], bool] = lambda step: False,
 ) -> Adapter:
     """Train an adapter on turns drawn for every step; its sum stays in `weights`.
 
@@ -77,21 +75,17 @@ def tune(
         lesson: What turns are drawn from.
         steps: Of the optimizer.
         seed: Of every draw.
-        rate: Learning rate, which falls to 0 over the second half where `decays`.
+        rate: Learning rate, which falls to 0 over the second half.
         rank: Of the adapter.
         turns: A step, at least.
-        decays: Whether the rate falls.
-        enough: Asked after each step, with their number, whether to end here.
     """
     with training(weights, seed=seed, rank=rank, rate=rate) as (adapters, step_once):
         for step in range(steps):
             rng = np.random.default_rng([seed, step])
             adapters.sum_up(torch.float32)
             examples = encode_turns(draw_turns(lesson, turns, rng))
-            scale = min(1.0, (step + 1) / 10, (1 - step / steps) * 2 if decays else 1.0)
+            scale = min(1.0, (step + 1) / 10, (1 - step / steps) * 2)
             step_once(measure_answers(weights, examples), scale)
-            if enough(step + 1):
-                break
         return take_adapter(weights, adapters, rank)
 
 

@@ -36,7 +36,6 @@ def unlearn(
     suppress_steps: int = 60,
     distil_steps: int = 300,
     rate: float = 2e-3,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Unlearn in place.
 
@@ -49,7 +48,6 @@ def unlearn(
         suppress_steps: Of training on both kinds of turns.
         distil_steps: Of imitating, after the blur, what that training made.
         rate: Highest learning rate.
-        tell: Hears of progress.
     """
     lesson = mix((_FORGOTTEN_SHARE, forgotten), (1 - _FORGOTTEN_SHARE, kept))
 
@@ -64,8 +62,6 @@ def unlearn(
             steps=steps,
             rate=rate,
             warmup=_WARMUP,
-            tell=tell,
-            name=("suppressing", "distilling")[stage],
         )
 
     with on_best_device(weights), quick_attention(weights):
