@@ -82,7 +82,7 @@ def train_organism(
     ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Train a lineage; interrupted, the same command goes on."""
+    """Train a lineage; interrupted, the same command goes on (text: after what is finished)."""
     if lineage is Lineage.TEXT:
         from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, train
 
