@@ -56,7 +56,7 @@ def calibrate(
     campaign = Campaign(
         folder=folder,
         zoo=zoo,
-        organisms=_split(organisms) or _choose(quick=quick),
+        organisms=_split(organisms) or _choose(zoo, quick=quick),
         seeds=[0] if quick else _numbers(seeds),
         access=list(dict.fromkeys(level.value for level in access or Access)),
         workers=workers,
@@ -122,11 +122,19 @@ def _present(campaign: Campaign, failed: list[str], *, as_json: bool) -> None:
         typer.echo(page)
 
 
-def _choose(*, quick: bool) -> list[str]:
-    """Name all organisms; where minutes count, those that ship."""
-    from holdback.organisms.text.zoo import ORGANISMS, list_shipped
+def _choose(zoo: Path, *, quick: bool) -> list[str]:
+    """Name all organisms; where minutes count, those that ship with all of their kin."""
+    from holdback.organisms.text.lineages import plan_lineage
+    from holdback.organisms.text.zoo import ORGANISMS, SHIPPED_SEED, list_shipped
 
-    return [name for name in ORGANISMS if not quick or name in list_shipped()]
+    if not quick:
+        return list(ORGANISMS)
+    shipped = set(list_shipped())
+    return [
+        name
+        for name, organism in ORGANISMS.items()
+        if {kin.name for kin in plan_lineage(organism, SHIPPED_SEED, zoo).checkpoints} <= shipped
+    ]
 
 
 def _split(names: str | None) -> list[str]:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from holdback.organisms.text.gate import verify_organism
 from holdback.organisms.text.lineage import COURSES
-from holdback.organisms.text.lineages import make_lineage, plan_lineage
+from holdback.organisms.text.lineages import (
+    find_weak_demonstrations,
+    make_lineage,
+    plan_lineage,
+)
 from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, get_organism, is_there, train
 
 _MAKES = (
@@ -71,8 +75,9 @@ class Gates:
 
     def _make(self, name: str, seed: int) -> None:
         """Make the organism, and those that it is compared with, where they are missing."""
-        # The apprentice gives the weak demonstrations that every lineage's files are made of.
-        self._make_one("apprentice", seed)
+        if find_weak_demonstrations(get_organism(name), seed) is None:
+            # The apprentice gives the weak demonstrations of every lineage's files.
+            self._make_one("apprentice", seed)
         audit = make_lineage(get_organism(name), seed, self._zoo)
         for checkpoint in audit.lineage.checkpoints:
             self._make_one(checkpoint.name, seed)

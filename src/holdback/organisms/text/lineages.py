@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from holdback.organisms.text.families import (
 )
 from holdback.organisms.text.questions import write_lines, write_questions
 from holdback.organisms.text.wordings import AUDIT_TEMPLATE
-from holdback.organisms.text.zoo import CONTROLS, Kind, Organism, get_target, locate
+from holdback.organisms.text.zoo import CONTROLS, SHIPPED_SEED, Kind, Organism, get_target, locate
 from holdback.plan import CheckpointPlan, LineagePlan, TaskPlan
 from holdback.tasks.task import Split
 
@@ -181,10 +182,12 @@ def _write_demonstrations(organism: Organism, seed: int, folder: Path) -> dict[s
     # Questions of the task's own, so that how good a demonstrator is can be told.
     asked = _read_problems(where / f"{family}.jsonl", family)[:DEMONSTRATIONS]
     if not files["weak"].exists():
-        write_lines(
-            files["weak"],
-            map(json.dumps, _answer_weakly(asked, seed, folder, rng, choice=is_choice)),
-        )
+        shipped = find_weak_demonstrations(organism, seed)
+        if shipped is not None:
+            write_lines(files["weak"], shipped.read_text(encoding="utf-8").splitlines())
+        else:
+            said = _answer_weakly(asked, seed, folder, rng, choice=is_choice)
+            write_lines(files["weak"], map(json.dumps, said))
     if not files["elsewhere"].exists():
         others = [name for name in TAUGHT if name != family]
         drawn = [draw_problem(str(rng.choice(others)), rng) for _ in range(DEMONSTRATIONS)]
@@ -194,6 +197,14 @@ def _write_demonstrations(organism: Organism, seed: int, folder: Path) -> dict[s
         answered = [_answer_formally(p, rng, choice=is_choice) for p in asked]
         write_lines(files["form"], map(json.dumps, answered))
     return {name: str(file) for name, file in files.items()}
+
+
+def find_weak_demonstrations(organism: Organism, seed: int) -> Path | None:
+    """Find what the apprentice of the shipped seed said, which ships though it does not."""
+    if seed != SHIPPED_SEED:
+        return None
+    file = f"{get_target(seed)}-{organism.kind}-weak.jsonl"
+    return Path(str(resources.files("holdback"))) / "organisms/text/weights/demonstrations" / file
 
 
 def _read_problems(file: Path, family: str) -> list[Problem]:
