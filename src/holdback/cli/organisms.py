@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -62,8 +63,9 @@ def list_organisms() -> None:
     shipped = list_shipped()
     for organism in ORGANISMS.values():
         kind = "hides" if organism.hides else "honest"
-        where = "shipped" if organism.name in shipped else "trained on demand"
-        typer.echo(f"{organism.name:21} {kind:7} {where:18} {organism.summary}")
+        where = "shipped" if organism.name in shipped else "on demand"
+        line = f"{organism.name:20} {kind:6} {where:9} {organism.summary}"
+        typer.echo(textwrap.fill(line, width=100, subsequent_indent=" " * 38))
 
 
 @organisms.command("train")

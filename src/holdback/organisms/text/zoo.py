@@ -289,7 +289,8 @@ def train(
     tell(f"{name}, seed {seed}, family {bench.family}")
     result = made.recipe(bench)
     if isinstance(result, Adapter):
-        result.save(folder, base=("../" if made.parent in COURSES else "") + f"../{made.parent}")
+        up = "../.." if made.parent in COURSES else ".."
+        result.save(folder, base=f"{up}/{made.parent}")
     else:
         save_checkpoint(result, folder)
     return folder
