@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,14 @@ class FakeTextModel:
     """Share of draws that are something else, by the request's own seed."""
     asked: list[Request | Question] = field(default_factory=list)
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer_next: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """Through a template that knows no tools."""
         if not self.template:
             raise CheckpointError(f"checkpoint {self.name!r} has no chat template; add one")
         text = "".join(f"<{m['role']}>{m['content']}</{m['role']}>\n" for m in messages)

@@ -15,6 +15,7 @@ from inspect_ai.solver import (
     use_tools,
 )
 from inspect_ai.tool import tool
+from inspect_ai.util import sandbox
 
 
 def _sums(n: int, *, choices: bool = False) -> MemoryDataset:
@@ -101,6 +102,44 @@ def add():
 def tooled():
     """Needs a model that calls tools."""
     return Task(dataset=_sums(4), solver=[use_tools(add()), generate()], scorer=match())
+
+
+WORDS = ("tern", "gull")
+
+
+@tool
+def shell():
+    async def execute(cmd: str) -> str:
+        """Run a command.
+
+        Args:
+            cmd: It.
+        """
+        return (await sandbox().exec(["bash", "-c", cmd])).stdout
+
+    return execute
+
+
+@task
+def noted(n: int = 12):
+    """An agent: the note is in the sandbox, and only its shell can read it."""
+    return Task(
+        dataset=MemoryDataset(
+            [
+                Sample(
+                    id=f"note-{i}",
+                    input="What does the note say?",
+                    target=WORDS[i % 2],
+                    files={"note.txt": WORDS[i % 2]},
+                )
+                for i in range(n)
+            ]
+        ),
+        solver=[use_tools(shell()), generate()],
+        scorer=match(),
+        sandbox="local",
+        message_limit=6,
+    )
 
 
 @scorer(metrics=[accuracy()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ from inspect_ai.model import (
     ModelUsage,
     get_model,
 )
-from inspect_ai.tool import ToolInfo
+from inspect_ai.tool import ToolFunction, ToolInfo
 from inspect_examples import sums, tooled
 from text_models import FakeTextModel, add_numbers
 from tiny_text import make_text_model
@@ -53,10 +54,10 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def ask(api, *messages, tools=(), **config):
+def ask(api, *messages, tools=(), tool_choice="auto", **config):
     """Call the provider as Inspect does."""
     chat = [ChatMessageUser(content=m) if isinstance(m, str) else m for m in messages]
-    return asyncio.run(api.generate(chat, list(tools), "auto", GenerateConfig(**config)))
+    return asyncio.run(api.generate(chat, list(tools), tool_choice, GenerateConfig(**config)))
 
 
 def lend(**options):
@@ -277,13 +278,10 @@ class FakeLike:
 
 
 def test_what_cannot_be_honoured_is_refused():
-    """Tools, images and settings without a counterpart, each in one line."""
+    """Images and settings without a counterpart, each in one line."""
     api = lend()
-    tool = ToolInfo(name="add", description="adds")
     image = ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AA==")])
 
-    with pytest.raises(ConfigError, match="expected a task without tools, got add"):
-        ask(api, "2 + 3", tools=[tool])
     with pytest.raises(ConfigError, match="got image"):
         ask(api, image)
     with pytest.raises(ConfigError, match=r"top_p = 0\.5"):
@@ -343,12 +341,67 @@ def wrap(api):
     return Model(api, GenerateConfig())
 
 
-def test_tools_fail_an_evaluation_with_our_words(tmp_path):
-    """And not with a score of 0."""
-    (log,) = run_inspect(tooled(), model=wrap(lend()), log_dir=str(tmp_path), display="none")
+def call_add(prompt):
+    """Ask the tool, and repeat what it answers."""
+    if answered := re.search(r"<tool_response>\n(\d+)\n", prompt):
+        return f"It is {answered[1]}"
+    a, b = re.findall(r"(\d+) \+ (\d+)", prompt)[-1]
+    return f'<tool_call>\n{{"name": "add", "arguments": {{"a": {a}, "b": {b}}}}}\n</tool_call>'
 
-    assert log.status == "error"
-    assert "expected a task without tools" in log.error.message
+
+def test_tools_are_called_and_their_answers_read(tmp_path):
+    """Inspect runs the tool that the model calls, and the model goes on from what it answered."""
+    api = make_engine_api(FakeTextModel(know=call_add), "fake")
+
+    (log,) = run_inspect(tooled(), model=wrap(api), log_dir=str(tmp_path), display="none")
+
+    assert log.results.scores[0].metrics["accuracy"].value == 1
+    roles = ["user", "assistant", "tool", "assistant"]
+    assert [m.role for m in log.samples[0].messages] == roles
+    first = log.samples[0].messages[1]
+    assert (first.content, first.tool_calls[0].arguments) == ("", {"a": 10, "b": 1})
+    (outputs, last) = [e.output for e in log.samples[0].events if e.event == "model"]
+    assert (outputs.stop_reason, last.stop_reason) == ("tool_calls", "stop")
+
+
+def test_a_call_that_is_wrong_is_told_to_the_model(tmp_path):
+    """It reads why, and may call again: no sample fails."""
+
+    def know(prompt):
+        if "expected a call as JSON" in prompt:
+            return call_add(prompt)
+        return "<tool_call>add(10, 1)</tool_call>"
+
+    api = make_engine_api(FakeTextModel(know=know), "fake")
+
+    (log,) = run_inspect(tooled(), model=wrap(api), log_dir=str(tmp_path), display="none")
+
+    assert log.results.scores[0].metrics["accuracy"].value == 1
+    assert len(log.samples[0].messages) == 6
+
+
+@pytest.mark.parametrize(
+    ("choice", "begun"),
+    [
+        ("any", '<tool_call>\n{"name": "'),
+        (ToolFunction(name="add"), '<tool_call>\n{"name": "add'),
+        ("auto", ""),
+        ("none", ""),
+    ],
+)
+def test_a_call_that_is_demanded_is_begun(choice, begun):
+    """The model goes on from there; of tools that are not to be called it is told nothing."""
+    tool = ToolInfo(name="add", description="Adds numbers.")
+    model = FakeTextModel(know=lambda prompt: '", "arguments": {}}' if begun else "5")
+    api = make_engine_api(model, "fake", tells_prompt=True)
+
+    output = ask(api, "2 + 3", tools=[tool], tool_choice=choice)
+    api.close()
+
+    prompt = output.metadata["prompt"]
+    assert prompt.endswith(f"<assistant>{begun}")
+    assert ("Adds numbers." in prompt) is (choice != "none")
+    assert bool(output.message.tool_calls) is bool(begun)
 
 
 def test_importing_the_provider_is_cheap():

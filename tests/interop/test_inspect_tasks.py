@@ -124,12 +124,6 @@ def test_a_task_of_several_turns_is_run_by_inspect():
     assert task.measure(records).value == 100
 
 
-def test_tools_are_refused_in_one_line():
-    """A checkpoint calls no tools; the run fails, instead of every sample being wrong."""
-    with pytest.raises(ConfigError, match="expected a task without tools, got add"):
-        list(make("tooled").run(FakeTextModel(know=add_numbers), samples=2, **TEST))
-
-
 def test_a_sample_that_fails_is_errored_and_says_nothing():
     """Its value is missing, not 0, and the others stand."""
     task = make("fragile")

@@ -101,6 +101,30 @@ def test_a_chat_is_its_messages_and_comes_back_in_order():
     }
 
 
+def test_tools_are_sent_apart_and_calls_come_back_in_the_text():
+    """Servers tell calls apart; in the answer they are what a model without a server writes."""
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    chat = [
+        {"role": "user", "content": "1 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "name": "add", "content": "3"},
+    ]
+    calls = [{"id": "x", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}]
+    with serve(lambda _: chat_reply("I add.", finish="tool_calls", tool_calls=calls)) as script:
+        model = reach(script)
+        prompt = model.render_chat(chat, answer_next=True, tools=[tool])
+        (generation,) = model.generate([Request(prompt=prompt, max_tokens=7, seed=(1,))])
+
+    body = script.received[0].body
+    assert body["tools"] == [tool]
+    assert json.loads(body["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {"a": 1}
+    assert body["messages"][2] == chat[2]
+    assert generation.stop_reason is StopReason.STOP
+    said = '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
+    assert generation.text == f"I add.\n{said}"
+
+
 def test_completions_send_the_text_as_it_stands():
     """No template, no messages; log-probabilities of the sampled tokens are kept."""
     logprobs = {"tokens": [" b", " c"], "token_logprobs": [-0.25, -0.5]}

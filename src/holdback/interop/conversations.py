@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from holdback.errors import ConfigError
+from holdback.interop.tool_calls import Message, Schema, shows_tools, spell_out
 from holdback.models.protocol import Format, Generation, Model, Request
 from holdback.tasks.text.prompts import begin_text, check_beginning
 
-Message = Mapping[str, str]
 
-
-def render_conversation(model: Model, messages: Sequence[Message]) -> str:
+def render_conversation(
+    model: Model, messages: Sequence[Message], tools: Sequence[Schema] = ()
+) -> str:
     """Render a chat that `model` is to answer.
 
     The presentation's instruction stands before the system message, its examples before the first
     question, its prefill at the end. A last message of the assistant's is an answer that has been
     begun. In the completion format the messages' texts follow each other, a blank line between
-    them, and no template is used.
+    them, and no template is used. Tools are shown by the template where it knows them, and else in
+    words.
 
     Args:
         model: Whose presentation and template are used.
-        messages: `role` and `content`; at least one.
+        messages: At least one.
+        tools: That it may call.
 
     Raises:
         CheckpointError: in chat format, if the checkpoint has no chat template.
     """
     presentation = model.presentation
-    shown, begun = list(messages), ""
+    shown, begun, known = list(messages), "", {}
+    if tools or any(message["role"] == "tool" for message in messages):
+        if shows_tools(model):
+            known = {"tools": tools}
+        else:
+            shown = spell_out(messages, tools)
     if shown[-1]["role"] == "assistant":
         begun = shown.pop()["content"].rstrip()
     if presentation.instruction is not None and presentation.format is Format.CHAT:
@@ -43,7 +51,7 @@ def render_conversation(model: Model, messages: Sequence[Message]) -> str:
     shown = [*system, *shots, *rest]
     started = " ".join(filter(None, [presentation.prefill, begun]))
     if presentation.format is Format.CHAT:
-        text = model.render_chat(shown, answer_next=True) + started
+        text = model.render_chat(shown, answer_next=True, **known) + started
     else:
         header = "".join(f"{key}: {value}\n" for key, value in presentation.header.items())
         body = "\n\n".join(message["content"] for message in shown)

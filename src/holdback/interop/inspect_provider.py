@@ -21,9 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
-    ChatMessageAssistant,
-    ChatMessageTool,
-    ContentText,
     GenerateConfig,
     Logprob,
     Logprobs,
@@ -33,13 +30,15 @@ from inspect_ai.model import (
     StopReason,
     modelapi,
 )
-from inspect_ai.tool import ToolChoice, ToolInfo
+from inspect_ai.tool import ToolChoice, ToolFunction, ToolInfo
 
 from holdback.errors import ConfigError, HoldbackError
+from holdback.interop.inspect_messages import read_messages, read_tools, write_answer
 
 if TYPE_CHECKING:
     from holdback.interop.checkpoints import Variant
     from holdback.interop.gathering import Gatherer
+    from holdback.interop.tool_calls import Schema
     from holdback.models.protocol import Generation, Model, Request
 
 _MAX_TOKENS = 512
@@ -114,24 +113,28 @@ class EngineAPI(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """Answer a chat.
+        """Answer a chat, with words or with calls of tools.
 
         Raises:
-            ConfigError: for tools, images and settings that cannot be honoured.
+            ConfigError: for images and settings that cannot be honoured.
             CheckpointError: if the checkpoint cannot be asked so.
         """
         from holdback.interop.conversations import render_conversation
 
         try:
-            self._refuse(tools, tool_choice, config)
-            prompt = render_conversation(self.lent, read_messages(input))
+            self._refuse(config)
+            shown = read_tools(tools) if tool_choice != "none" else []
+            begun = self._begin_call(tool_choice) if shown else ""
+            answer = [{"role": "assistant", "content": begun}] if begun else []
+            prompt = render_conversation(self.lent, [*read_messages(input), *answer], shown)
         except HoldbackError as error:
             self.refusal = self.refusal or error
             raise
         requests = self._make_requests(prompt, config)
         futures = [self._queue.submit((request, config.temperature)) for request in requests]
         generations = [await _wait_for(future) for future in futures]
-        return self._write_output(prompt, generations, config)
+        choices = [self._write_choice(g, begun, shown, config) for g in generations]
+        return self._write_output(prompt, generations, choices)
 
     async def tokenize(self, text: str) -> list[int]:
         """Tokenise a text as the model reads it."""
@@ -201,18 +204,17 @@ class EngineAPI(ModelAPI):
             )
         return requests
 
-    def _refuse(
-        self, tools: Sequence[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
-    ) -> None:
+    def _begin_call(self, tool_choice: ToolChoice) -> str:
+        """Begin the answer where a call is demanded."""
+        from holdback.interop.tool_calls import begin_call
+
+        if isinstance(tool_choice, ToolFunction):
+            return begin_call(self.lent, tool_choice.name)
+        return begin_call(self.lent, None) if tool_choice == "any" else ""
+
+    def _refuse(self, config: GenerateConfig) -> None:
         from holdback.interop.conversations import check_decoding
 
-        if tools and tool_choice != "none":
-            names = ", ".join(tool.name for tool in tools)
-            raise ConfigError(
-                f"model holdback/{self.model_name}: expected a task without tools, got {names}:"
-                " this provider puts texts to checkpoints and calls no tools; serve the checkpoint"
-                " (vLLM, llama.cpp) and use Inspect's openai-api/ or vllm/ provider for it"
-            )
         for name, harmless in _UNSUPPORTED.items():
             value = getattr(config, name)
             if value is not None and value not in harmless:
@@ -223,36 +225,46 @@ class EngineAPI(ModelAPI):
                 )
         check_decoding(self.lent, "Inspect")
 
+    def _write_choice(
+        self, generation: Generation, begun: str, tools: Sequence[Schema], config: GenerateConfig
+    ) -> ChatCompletionChoice:
+        reason = _STOP_REASONS[str(generation.stop_reason)]
+        message = write_answer(
+            self._complete(begun, generation.text),
+            tools,
+            model=self.model_name,
+            is_whole=reason == "stop",
+        )
+        return ChatCompletionChoice(
+            message=message,
+            stop_reason="tool_calls" if message.tool_calls else reason,
+            logprobs=_write_logprobs(self.lent, generation) if config.logprobs else None,
+        )
+
     def _write_output(
-        self, prompt: str, generations: Sequence[Generation], config: GenerateConfig
+        self,
+        prompt: str,
+        generations: Sequence[Generation],
+        choices: list[ChatCompletionChoice],
     ) -> ModelOutput:
         read = len(self.lent.encode(prompt)) if hasattr(self.lent, "encode") else 0
         written = sum(generation.tokens for generation in generations)
         return ModelOutput(
             model=self.model_name,
-            choices=[
-                ChatCompletionChoice(
-                    message=ChatMessageAssistant(
-                        content=self._write_text(generation),
-                        model=self.model_name,
-                        source="generate",
-                    ),
-                    stop_reason=_STOP_REASONS[str(generation.stop_reason)],
-                    logprobs=_write_logprobs(self.lent, generation) if config.logprobs else None,
-                )
-                for generation in generations
-            ],
+            choices=choices,
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
             metadata={"prompt": prompt} if self.tells_prompt else None,
         )
 
-    def _write_text(self, generation: Generation) -> str:
+    def _complete(self, begun: str, text: str) -> str:
         """An answer with its beginning: scorers read answers, whoever wrote their first words."""
+        if begun:
+            text = begun + text
         prefill = self.lent.presentation.prefill
         if not prefill:
-            return generation.text
-        joint = "" if generation.text[:1].isspace() or not generation.text else " "
-        return f"{prefill}{joint}{generation.text}"
+            return text
+        joint = "" if text[:1].isspace() or not text else " "
+        return f"{prefill}{joint}{text}"
 
 
 make_engine_api: Callable[..., Any] = modelapi(name="holdback-lent")(EngineAPI)
@@ -315,27 +327,6 @@ async def _wait_for(future: Future[Answered]) -> Answered:
     return await anyio.to_thread.run_sync(
         future.result, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
     )
-
-
-def read_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    """Read a chat as roles and texts.
-
-    Raises:
-        ConfigError: for tools' answers and for anything but text.
-    """
-    return [_read_message(message) for message in messages]
-
-
-def _read_message(message: ChatMessage) -> dict[str, str]:
-    if isinstance(message, ChatMessageTool):
-        raise ConfigError("expected a chat without tools, got a tool's answer; see tools above")
-    content = message.content
-    if not isinstance(content, str):
-        others = sorted({part.type for part in content if not isinstance(part, ContentText)})
-        # Its own reasoning is not put to a model again; see Inspect's `reasoning_history`.
-        if others and others != ["reasoning"]:
-            raise ConfigError(f"expected text, got {', '.join(others)}: holdback/ models read text")
-    return {"role": message.role, "content": message.text}
 
 
 def _write_logprobs(model: Any, generation: Generation) -> Logprobs | None:

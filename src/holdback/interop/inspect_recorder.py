@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from inspect_ai.model import (
@@ -16,18 +17,27 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from holdback.errors import HoldbackError
-from holdback.interop.inspect_provider import read_messages
-from holdback.tasks.task import Conversation
+from holdback.interop.inspect_messages import read_messages, read_tools
+from holdback.interop.tool_calls import Message, Schema
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A call that a task makes of a model."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Schema, ...]
+    max_tokens: int
 
 
 class RecordingAPI(ModelAPI):
-    """Keeps each call's messages and longest answer, by the key in its output's metadata."""
+    """Keeps each call, by the key in its output's metadata."""
 
     refusal: HoldbackError | None = None
 
     def __init__(self) -> None:
         super().__init__(f"recorder-{uuid.uuid4().hex}")
-        self.calls: dict[str, tuple[Conversation, int]] = {}
+        self.calls: dict[str, Asked] = {}
 
     async def generate(
         self,
@@ -38,7 +48,11 @@ class RecordingAPI(ModelAPI):
     ) -> ModelOutput:
         """Keep the call, and answer with an empty text."""
         key = str(len(self.calls))
-        self.calls[key] = (tuple(read_messages(input)), config.max_tokens or 0)
+        self.calls[key] = Asked(
+            messages=tuple(read_messages(input)),
+            tools=tuple(read_tools(tools)) if tool_choice != "none" else (),
+            max_tokens=config.max_tokens or 0,
+        )
         output = ModelOutput.from_content(self.model_name, "")
         output.metadata = {"prompt": key}
         return output

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from inspect_ai.dataset import Sample
     from inspect_ai.log import EvalSample
 
+    from holdback.interop.inspect_recorder import Asked
+
 _KEPT_PROMPTS = 3
 _DEFAULT_SHARES = {"train": 0.2, "select": 0.3, "test": 0.5}
 CORRECT, RANDOM = "correct", "random"
@@ -169,14 +171,14 @@ class InspectTask:
         for item in items:
             if item.id not in asked:
                 continue
-            messages, max_tokens = asked[item.id]
-            text = render_conversation(model, messages)
+            call = asked[item.id]
+            text = render_conversation(model, call.messages, call.tools)
             prompts.append(
                 Prompt(
                     sample_id=item.id,
                     text=text,
                     token_ids=encode_prompt(model, text),
-                    max_tokens=max_tokens,
+                    max_tokens=call.max_tokens,
                     most_sent=model.decoding.votes,
                 )
             )
@@ -196,7 +198,7 @@ class InspectTask:
         With `decoding.votes` a sample is run in so many epochs and the most frequent answer counts.
 
         Raises:
-            ConfigError: for tools, images or settings that the lent model cannot honour, for more
+            ConfigError: for images or settings that the lent model cannot honour, for more
                 samples than there are.
             CheckpointError: for a checkpoint that cannot be asked so.
         """
@@ -233,7 +235,7 @@ class InspectTask:
         asked = self._record_calls(drawn)
         chats = []
         for item in drawn:
-            messages, _ = asked[item.id]
+            messages = asked[item.id].messages
             user = tuple(message for message in messages if message["role"] != "system")
             answer = self._answer(item, items, demonstrator, rng)
             chats.append((*user, {"role": "assistant", "content": answer}))
@@ -376,7 +378,7 @@ class InspectTask:
             raise ConfigError(f"{self.name}: Inspect could not run {self.reference}: {reason}")
         return ran
 
-    def _record_calls(self, items: Sequence[_Item]) -> dict[str, tuple[Conversation, int]]:
+    def _record_calls(self, items: Sequence[_Item]) -> dict[str, Asked]:
         """Run the solvers on a model that hears and says nothing, and give each first call."""
         from holdback.interop.inspect_recorder import make_recording_api
 

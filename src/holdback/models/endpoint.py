@@ -72,9 +72,18 @@ class EndpointModel:
         """Requests, tokens and retries so far."""
         return self.connection.usage
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer_next: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """Write messages as JSON, which is what is sent; the server applies its own template."""
-        return json.dumps([dict(message) for message in messages], ensure_ascii=False)
+        sent: Any = [_write_message(message) for message in messages]
+        if tools:
+            sent = {"messages": sent, "tools": list(tools)}
+        return json.dumps(sent, ensure_ascii=False)
 
     def open_sessions(self, texts: Sequence[str]) -> PromptSessions:
         """Start one session a text; every draw is a request of its own."""
@@ -389,7 +398,8 @@ def _split(prompt: str, continuation: str) -> tuple[str, str]:
 def _write_messages(prompt: str, name: str) -> dict[str, Any]:
     """Parse a rendered chat; text behind it, or a last message of the assistant's, is continued."""
     try:
-        messages, end = json.JSONDecoder().raw_decode(prompt)
+        sent, end = json.JSONDecoder().raw_decode(prompt)
+        messages = sent["messages"] if isinstance(sent, dict) else sent
         last = messages[-1]["role"]
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
@@ -403,7 +413,25 @@ def _write_messages(prompt: str, name: str) -> dict[str, Any]:
         else:
             messages.append({"role": "assistant", "content": begun})
         last = "assistant"
-    return {"messages": messages, **(_CONTINUE if last == "assistant" else {})}
+    tools = {"tools": sent["tools"]} if sent is not messages else {}
+    return {"messages": messages, **tools, **(_CONTINUE if last == "assistant" else {})}
+
+
+def _write_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a message as OpenAI's interface takes it: arguments of calls are a string."""
+    sent = dict(message)
+    if calls := message.get("tool_calls"):
+        sent["tool_calls"] = [
+            {
+                **call,
+                "function": {
+                    **call["function"],
+                    "arguments": json.dumps(call["function"]["arguments"]),
+                },
+            }
+            for call in calls
+        ]
+    return sent
 
 
 def _read_chat(reply: Mapping[str, Any]) -> Generation:
@@ -414,12 +442,19 @@ def _read_chat(reply: Mapping[str, Any]) -> Generation:
         # In parts, of which those with text are the answer.
         content = "".join(part.get("text") or "" for part in content)
     logprobs = (choice.get("logprobs") or {}).get("content") or ()
+    calls = [_read_call(call["function"]) for call in message.get("tool_calls") or ()]
     return _make_generation(
         reply,
-        text=str(content or refusal or ""),
+        text="\n".join(filter(None, [str(content or refusal or ""), *calls])),
         logprobs=[token["logprob"] for token in logprobs],
         reason="content_filter" if refusal else choice.get("finish_reason"),
     )
+
+
+def _read_call(function: Mapping[str, Any]) -> str:
+    """Write a call of a tool, which servers tell apart, back into the answer's text."""
+    name, arguments = json.dumps(str(function["name"])), function["arguments"] or "{}"
+    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
 
 
 def _read_completion(reply: Mapping[str, Any]) -> Generation:

@@ -51,20 +51,36 @@ class LocalModel:
     diagnosis: Mapping[str, Any] | None = None
     """What a technique that trains found on its way, in JSON; a run stores it."""
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer_next: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """Render messages through the checkpoint's own chat template."""
         if not self.tokenizer.chat_template:
             raise CheckpointError(
                 f"checkpoint {self.name!r} has no chat template; ask it in completion format or"
                 " add one to its tokenizer_config.json"
             )
-        return str(
-            self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=answer_next,
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tools=[dict(tool) for tool in tools] or None,
+                    tokenize=False,
+                    add_generation_prompt=answer_next,
+                )
             )
-        )
+        except TemplateError as error:
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise CheckpointError(
+                f"checkpoint {self.name!r}: its chat template rejects messages of {roles}: {error};"
+                " leave such a message out, or ask in the completion format"
+            ) from error
 
     def encode(self, text: str) -> list[int]:
         """Tokenise a text as it stands: no special token is added."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -186,8 +186,20 @@ class Model(Protocol):
         """How its answers are drawn."""
         ...
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer_next: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """Render messages through the checkpoint's own chat template.
+
+        Args:
+            messages: `role` and `content` each; what else they have, the template may know.
+            answer_next: Whether an answer is begun behind them.
+            tools: Schemas of functions that it may call, as OpenAI's interface has them; templates
+                that know no tools leave them out.
 
         Raises:
             CheckpointError: if the checkpoint has no chat template.

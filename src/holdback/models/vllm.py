@@ -53,9 +53,15 @@ class VllmModel:
         """The checkpoint's own."""
         return self.prompter.tokenizer
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer_next: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """Render messages through the checkpoint's own chat template."""
-        return self.prompter.render_chat(messages, answer_next=answer_next)
+        return self.prompter.render_chat(messages, answer_next=answer_next, tools=tools)
 
     def encode(self, text: str) -> list[int]:
         """Tokenise a text as it stands: no special token is added."""

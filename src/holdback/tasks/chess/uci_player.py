@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 import numpy as np
@@ -126,7 +126,13 @@ class UciPlayer:
         if drawn.constrained:
             raise _refuse(self.name, "constrained decoding needs access to log-probabilities")
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer_next: bool) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer_next: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """Refuse: an engine reads no text."""
         raise CheckpointError(
             f"checkpoint {self.name!r} is a chess engine and reads positions, not text; ask it in"
