@@ -7,6 +7,7 @@ import gc
 import re
 import subprocess
 import sys
+import zlib
 
 import pytest
 from inspect_ai import eval as run_inspect
@@ -190,6 +191,20 @@ def test_settings_of_a_call_reach_the_engine():
     assert len({r.seed for r in asked}) == 3
     assert all(r.seed[0] == 5 for r in asked)
     api.close()
+
+
+@pytest.mark.parametrize(("rung", "drawn_at"), [("", 0.0), ("&rung=temperature&value=1.5", 1.5)])
+def test_a_rungs_temperature_is_not_replaced_by_the_tasks(rung, drawn_at, checkpoint):
+    """Tasks ask for temperature 0; under the rung that would be the rung left out."""
+    model = get_model(f"holdback/{checkpoint}?chat=false{rung}", memoize=False)
+    direct = make_text_model(temperature=drawn_at)
+
+    output = ask(model.api, "In which year", max_tokens=20, temperature=0.0, seed=3)
+    model.api.close()
+    seed = (3, zlib.crc32(b"In which year"), 0)
+    (expected,) = direct.generate([Request(prompt="In which year", max_tokens=20, seed=seed)])
+
+    assert output.completion == expected.text
 
 
 def test_epochs_draw_anew_and_a_second_run_draws_the_same():

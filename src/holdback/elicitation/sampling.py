@@ -17,6 +17,8 @@ from holdback.tasks.task import Task
 
 
 def _with_decoding(model: Any, **changes: Any) -> Any:
+    if "temperature" in changes:
+        changes["keeps_temperature"] = True
     return replace(model, decoding=replace(model.decoding, **changes))
 
 

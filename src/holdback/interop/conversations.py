@@ -64,7 +64,9 @@ def render_conversation(
 def generate_at(
     model: Any, requests: Sequence[Request], temperature: float | None
 ) -> list[Generation]:
-    """Generate at a temperature; at the model's own where None."""
+    """Generate at the temperature that a program asks for; at a rung's where it sets one."""
+    if model.decoding.keeps_temperature:
+        temperature = None
     if temperature is not None and temperature != model.decoding.temperature:
         model = replace(model, decoding=replace(model.decoding, temperature=temperature))
     generations: list[Generation] = model.generate(requests)

@@ -39,6 +39,8 @@ class Decoding:
     """How an answer is drawn from the model's distribution."""
 
     temperature: float = 0.3
+    keeps_temperature: bool = False
+    """Whether the temperature is a rung's, so that no other program's task replaces it."""
     tries: int = 3
     """Draws before an answer that cannot be used stands as the outcome."""
     constrained: bool = False
