@@ -67,6 +67,32 @@ def test_rows_of_unequal_length_equal_plain_forward_passes_as_rows_leave(model):
             texts[row] += text
 
 
+def test_a_choice_that_begins_another_leaves_both_to_the_model(model):
+    """Castling short is the beginning of castling long: each is drawn as often as it is likely."""
+    n, text = 600, start_text(chess.Board())
+    first, second = model.decode(model.encode(text)[-2:]).split()
+    with torch.no_grad():
+        after = model.weights(torch.tensor([model.encode(f"{text} {first}")])).logits[0, -1]
+    (token,) = model.encode(second)
+    # Sharper than the tiny model is, so that neither is rare.
+    temperature = 0.3
+    share = float(torch.softmax(after.double() / temperature, -1)[token])
+    sessions = model.open_sessions([text] * n)
+
+    outputs = sessions.propose(
+        range(n),
+        decoding=Decoding(temperature=temperature),
+        rngs=rngs(n),
+        max_tokens=4,
+        allowed=[[first, f"{first} {second}"]] * n,
+    )
+    texts = [output.text for output in outputs]
+
+    assert set(texts) == {first, f"{first} {second}"}
+    longer = texts.count(f"{first} {second}") / n
+    assert abs(longer - share) < 4 * (share * (1 - share) / n) ** 0.5
+
+
 def test_constrained_proposals_are_always_allowed(model):
     """Constrained decoding cannot leave the list, and reaches every entry of it."""
     board = chess.Board()

@@ -238,20 +238,28 @@ class LocalSessions:
         logits = torch.stack([self._logits[row] for row in rows])
         active = list(range(len(rows)))
         for step in range(max_tokens):
+            following = None
             if choices is not None:
-                _mask_logits(logits, [_next_tokens(choices[i], drawn[i]) for i in active])
+                following = [_next_tokens(choices[i], drawn[i]) for i in active]
+                whole = [tuple(drawn[i]) in choices[i] for i in active]
+                _mask_logits(logits, following, unless=whole)
             draws = None if temperature == 0 else np.array([rngs[i].random() for i in active])
             tokens, gained = draw_tokens(logits.double(), temperature, draws)
             if np.isnan(gained).any():
                 raise no_numbers(self._model)
-            for i, token, logprob in zip(active, tokens, gained, strict=True):
+            ended = set()
+            for at, (i, token, logprob) in enumerate(zip(active, tokens, gained, strict=True)):
+                if following is not None and token not in following[at]:
+                    ended.add(i)
+                    continue
                 drawn[i].append(int(token))
                 logprobs[i] += logprob
             active = [
                 i
                 for i in active
-                if drawn[i][-1] not in self._model.end_tokens
-                and (choices is None or tuple(drawn[i]) not in choices[i])
+                if i not in ended
+                and drawn[i][-1] not in self._model.end_tokens
+                and (choices is None or _next_tokens(choices[i], drawn[i]))
             ]
             if not active or step + 1 == max_tokens:
                 break
@@ -293,8 +301,16 @@ def _next_tokens(choices: Sequence[tuple[int, ...]], drawn: Sequence[int]) -> se
     }
 
 
-def _mask_logits(logits: torch.Tensor, allowed: Sequence[set[int]]) -> None:
-    for row, tokens in zip(logits, allowed, strict=True):
+def _mask_logits(
+    logits: torch.Tensor, allowed: Sequence[set[int]], *, unless: Sequence[bool]
+) -> None:
+    """Leave each row the tokens that go on; all where what is drawn is a choice already.
+
+    There it begins a longer choice (O-O, O-O-O), and any token that does not go on ends it.
+    """
+    for row, tokens, whole in zip(logits, allowed, unless, strict=True):
+        if whole:
+            continue
         keep = torch.tensor(sorted(tokens), dtype=torch.long)
         kept = row[keep].clone()
         row.fill_(-torch.inf)
