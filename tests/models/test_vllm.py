@@ -10,11 +10,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny_models import save_model
 
 from holdback.errors import ConfigError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.protocol import Question, Request, StopReason
-from holdback.models.registry import load_checkpoint
+from holdback.models.registry import identify_checkpoint, load_checkpoint
 
 MODEL = "builtin:chess/base"
 POSITION = "<bos> EPD w - - ke8 pe7 pd7 Pe2 Pd2 Ke1 bm"
@@ -173,3 +174,16 @@ def test_without_vllm_the_error_says_how_to_get_it(monkeypatch):
 def test_a_device_is_vllms_to_choose(fake_vllm):
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES"):
         load_checkpoint(checkpoint(device="cuda:1"))
+
+
+def test_other_weights_in_the_same_folder_are_another_checkpoint(tmp_path):
+    """Runs are known by what the files say, not by where they lie."""
+    folder = save_model(tmp_path / "tuned")
+    checkpoint = Checkpoint(name="tuned", stage=Stage.RL, model=f"vllm/{folder}")
+
+    before = identify_checkpoint(checkpoint)
+    again = identify_checkpoint(checkpoint)
+    save_model(folder, seed=1)
+
+    assert before == again
+    assert identify_checkpoint(checkpoint) != before

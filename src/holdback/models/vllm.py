@@ -19,7 +19,13 @@ import numpy as np
 from holdback.errors import ConfigError
 from holdback.lineage import Checkpoint
 from holdback.models.hub import HUB
-from holdback.models.loading import BUILTIN, check_files, load_tokenizer, resolve_folder
+from holdback.models.loading import (
+    BUILTIN,
+    check_files,
+    digest_checkpoint,
+    load_tokenizer,
+    resolve_folder,
+)
 from holdback.models.local import LocalModel
 from holdback.models.prompt_sessions import PromptSessions
 from holdback.models.protocol import (
@@ -199,6 +205,15 @@ def load_vllm(checkpoint: Checkpoint) -> VllmModel:
         engine=Engine(options, adapter),
         presentation=presentation,
     )
+
+
+def identify_weights(checkpoint: Checkpoint) -> str:
+    """Say what the weights are beyond their path: the contents of the files, or the commit."""
+    return digest_checkpoint(refer_locally(checkpoint))
+
+
+# How `models.registry.identify_checkpoint` finds it.
+load_vllm.identify = identify_weights  # type: ignore[attr-defined]
 
 
 def refer_locally(checkpoint: Checkpoint) -> Checkpoint:
