@@ -172,6 +172,17 @@ def test_an_answer_that_must_be_a_call_is_begun_in_the_models_syntax(template, b
         ('[TOOL_CALLS]look_up[ARGS]{"word": "a"}', "", [{"word": "a"}]),
         ('<function=look_up>{"word": "a"}</function>', "", [{"word": "a"}]),
         (
+            "<think>A <tool_call>? Yes.</think>\n"
+            '<tool_call>{"name": "look_up", "arguments": {"word": "a"}}</tool_call>',
+            "<think>A <tool_call>? Yes.</think>",
+            [{"word": "a"}],
+        ),
+        (
+            '<think>Yes.</think>\n\n{"name": "look_up", "parameters": {"word": "a"}}',
+            "<think>Yes.</think>",
+            [{"word": "a"}],
+        ),
+        (
             "<tool_call>\n<function=look_up>\n<parameter=word>\n12\n</parameter>\n"
             "<parameter=times>\n3\n</parameter>\n</function>\n</tool_call>",
             "",

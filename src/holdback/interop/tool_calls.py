@@ -162,16 +162,18 @@ def read_calls(text: str, tools: Sequence[Schema]) -> tuple[str, list[Call]]:
         The text without the calls, and the calls in order.
     """
     functions = {tool["function"]["name"]: tool["function"] for tool in tools}
-    words, calls, end = "", [], 0
-    for found in _MARKER.finditer(text):
+    # What a model thinks of calling, it has not called.
+    thoughts, end_of_thoughts, said = text.rpartition(_END_OF_THOUGHTS)
+    words, calls, end = thoughts + end_of_thoughts, [], 0
+    for found in _MARKER.finditer(said):
         read = _read_marked(found, functions)
         kept = found[0] if any(call.error for call in read) else ""
-        words, end = words + text[end : found.start()] + kept, found.end()
+        words, end = words + said[end : found.start()] + kept, found.end()
         calls += read
     if calls:
-        return (words + text[end:]).strip(), calls
-    bare = _read_bare(text, functions)
-    return (text, []) if bare is None else ("", bare)
+        return (words + said[end:]).strip(), calls
+    bare = _read_bare(said, functions)
+    return (text, []) if bare is None else (words, bare)
 
 
 _MARKER = re.compile(
@@ -184,6 +186,7 @@ _NAMED = re.compile(r"\s*<function=(?P<name>[^>\s]+)>")
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", re.DOTALL)
 _MISTRAL_NAMED = re.compile(r"\s*(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w+)?\s*(?:\[ARGS\])?\s*(?=\{)")
 _PYTHON_TAG = "<|python_tag|>"
+_END_OF_THOUGHTS = "</think>"
 
 
 def _read_marked(found: re.Match[str], functions: Mapping[str, Schema]) -> list[Call]:
