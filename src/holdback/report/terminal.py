@@ -68,7 +68,7 @@ def _table(findings: Sequence[Finding], width: int) -> Table:
         title_justify="left",
         title_style="",
     )
-    table.add_column("checkpoint", overflow="fold", max_width=22)
+    table.add_column("checkpoint", overflow="fold", max_width=24)
     for name in _NUMBERS:
         if wide or name != "control gap":
             table.add_column(name, justify="right", overflow="fold", max_width=15)
