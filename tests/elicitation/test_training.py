@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_text import ARCHITECTURES, SENTENCES, make_text_model
 
+from holdback.elicitation import shelf
 from holdback.elicitation.finetune import IGNORED, Example
 from holdback.elicitation.low_rank import adapted
 from holdback.elicitation.packing import pack, read_answers
+from holdback.elicitation.shelf import shelving
 from holdback.elicitation.training import choose_precision, train_adapter
 from holdback.errors import CheckpointError
 
@@ -170,3 +172,72 @@ def test_every_example_is_packed_once_and_fits(lengths):
     sums = [sum(lengths[i] for i in row) for row in rows]
     assert all(total <= width for total in sums)
     assert sum(total <= width / 2 for total in sums) <= 1
+
+
+def train_once(seed=0, steps=3, *, folder, change=0.0):
+    """Train on fresh weights beside a shelf; give them, and what the generator draws next."""
+    model, rng = make_text_model(), np.random.default_rng(seed)
+    with torch.no_grad():
+        next(model.weights.parameters()).add_(change)
+    with shelving(folder):
+        train_adapter(
+            model.weights,
+            make_examples(model),
+            rank=2,
+            learning_rate=1e-2,
+            steps=steps,
+            batch_size=2,
+            rng=rng,
+        )
+    return model.weights.state_dict(), float(rng.random())
+
+
+def same(a, b):
+    return a[1] == b[1] and all(torch.equal(a[0][name], b[0][name]) for name in a[0])
+
+
+def test_what_is_taken_from_the_shelf_is_what_training_gives(tmp_path):
+    """Bit for bit, generator included; and it is taken, not trained again."""
+    plain, first = train_once(folder=None), train_once(folder=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept_at = kept.stat().st_ino
+
+    second = train_once(folder=tmp_path)
+
+    assert same(plain, first)
+    assert same(plain, second)
+    assert [path.stat().st_ino for path in tmp_path.iterdir()] == [kept_at]
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"steps": 4}, {"change": 1e-3}])
+def test_another_training_is_another_adapter(other, tmp_path):
+    """Seed, settings and the weights it starts from are told apart."""
+    train_once(folder=tmp_path)
+
+    beside = train_once(folder=tmp_path, **other)
+
+    assert len(list(tmp_path.iterdir())) == 2
+    assert same(beside, train_once(folder=None, **other))
+
+
+def test_a_damaged_adapter_is_trained_anew(tmp_path):
+    """A process may have been killed on any machine; a file that cannot be read is none."""
+    first = train_once(folder=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+
+    assert same(first, train_once(folder=tmp_path))
+    assert same(first, train_once(folder=tmp_path))
+    assert kept.stat().st_size > 100
+
+
+def test_the_shelf_has_a_limit(tmp_path, monkeypatch):
+    """What was unused the longest goes first."""
+    train_once(folder=tmp_path)
+    (oldest,) = tmp_path.iterdir()
+    monkeypatch.setattr(shelf, "_MOST_BYTES", oldest.stat().st_size * 3 // 2)
+
+    train_once(folder=tmp_path, seed=1)
+
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not oldest.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from holdback.errors import ConfigError
 from holdback.models.registry import fetch_checkpoint
 from holdback.plan import AuditPlan, dump_plan
 from holdback.runs.allowance import Allowance
-from holdback.runs.execution import Executor, Observer, execute
+from holdback.runs.execution import Executor, Observer, execute, find_shelf
 from holdback.runs.planning import (
     build_ladder,
     build_lineage,
@@ -151,6 +152,8 @@ def run_audit(
         )
         if not allowance.reached:
             _qualify(prepared, store, perform, allowance, command)
+        if not allowance.reached:
+            shutil.rmtree(find_shelf(store), ignore_errors=True)
     finally:
         store.add_seconds(digest, time.monotonic() - started)
     return read_result(store, digest)

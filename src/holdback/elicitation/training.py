@@ -12,6 +12,7 @@ import torch
 from holdback.elicitation.finetune import Example
 from holdback.elicitation.low_rank import Adapters, adapted
 from holdback.elicitation.packing import quick_attention, read_answers
+from holdback.elicitation.shelf import describe_training, keep, take
 from holdback.errors import CheckpointError
 from holdback.models.passes import heeds_masks
 
@@ -29,12 +30,24 @@ def train_adapter(
     """Train a LoRA on examples and merge it into `weights`, in place.
 
     The adapter's start and any dropout come from torch's own stream, which is seeded for them and
-    then goes on as if nothing had been drawn from it.
+    then goes on as if nothing had been drawn from it. Where there is a shelf (`shelving`), the same
+    adapter is not trained again.
 
     Raises:
         CheckpointError: if the adapter changed nothing: a wrong loss mask trains nothing.
     """
+    settings = {
+        "rank": rank,
+        "learning_rate": learning_rate,
+        "steps": steps,
+        "batch_size": batch_size,
+        "precision": str(choose_precision(weights)),
+    }
+    key = describe_training(weights, examples, settings, rng)
     with adapting(weights, rank=rank, rng=rng) as (adapters, precision):
+        if (before := take(key, rng)) is not None:
+            adapters.flat.data.copy_(before)
+            return
         trained = [adapters.flat]
         optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
         weights.train()
@@ -57,6 +70,7 @@ def train_adapter(
                 "fine-tuning left the adapter at zero: no answer token carries a label; check"
                 " that the demonstrations have assistant messages"
             )
+        keep(key, adapters.flat.data, rng)
 
 
 @contextmanager

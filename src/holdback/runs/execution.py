@@ -17,16 +17,18 @@ import sys
 import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 
 import holdback
+from holdback.elicitation.shelf import shelving
 from holdback.errors import LimitReachedError, NotApplicableError
 from holdback.lineage import Lineage
 from holdback.models.protocol import Model
@@ -51,6 +53,8 @@ class Job:
     plan: AuditPlan
     specs: tuple[RunSpec, ...]
     done: Mapping[str, tuple[SampleRecord, ...]]
+    shelf: Path | None = None
+    """Folder of the adapters that the audit's rungs have trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,9 +203,15 @@ def make_jobs(specs: Sequence[RunSpec], *, plan: AuditPlan, store: RunStore) -> 
             plan=plan,
             specs=tuple(group),
             done={spec.digest: tuple(store.records(spec.digest)) for spec in group},
+            shelf=find_shelf(store),
         )
         for _, group in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def find_shelf(store: RunStore) -> Path:
+    """Say where the adapters that a store's audits train are kept until an audit is done."""
+    return store.path.with_name(f"{store.path.stem}.adapters")
 
 
 class Workbench:
@@ -221,8 +231,6 @@ class Workbench:
         try:
             self._lay_out(job.plan)
             task = self._take_task(first.task)
-            model = self._take_model(first.checkpoint)
-            meter.watch(model)
             technique = build_technique(job.plan.rung(first.rung))
             rng = np.random.default_rng([job.plan.seed, first.seed])
             provenance: dict[str, Any] = {
@@ -230,7 +238,11 @@ class Workbench:
                 "access": technique.access.name.lower(),
                 **getattr(task, "provenance", {}),
             }
-            with technique.apply(model, task, rng) as elicited:
+            with ExitStack() as lent:
+                with shelving(job.shelf):
+                    model = self._take_model(first.checkpoint)
+                    meter.watch(model)
+                    elicited = lent.enter_context(technique.apply(model, task, rng))
                 diagnosis = getattr(elicited, "diagnosis", None)
                 if diagnosis is not None:
                     provenance["diagnosis"] = dict(diagnosis)
