@@ -54,3 +54,18 @@ def test_what_is_missing_is_named_before_any_game(tmp_path):
     ended = CliRunner().invoke(main, ["organisms", "verify", "chess", "--from", str(tmp_path)])
     assert ended.exit_code == 1
     assert f"{tmp_path}/entertainer" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("lineage", "only", "words"),
+    [
+        ("chess", "entertainer", "claims compare checkpoints"),
+        ("text", "sham", "no gate of its own"),
+    ],
+)
+def test_what_cannot_be_verified_alone_is_refused(lineage, only, words):
+    """In one line, rather than leaving the option out in silence."""
+    ended = CliRunner().invoke(main, ["organisms", "verify", lineage, "--only", only])
+
+    assert ended.exit_code == 2
+    assert words in str(ended.exception) + ended.output

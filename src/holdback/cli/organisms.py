@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from holdback.cli.app import FAILED, main, tell
+from holdback.errors import ConfigError
 
 
 class Lineage(StrEnum):
@@ -120,6 +121,11 @@ def verify_organism(
     seed: Seed = 0,
 ) -> None:
     """Hold a lineage against what it claims, and fail if it misses."""
+    if only and lineage is Lineage.CHESS:
+        raise ConfigError(
+            f"verify chess: expected the whole lineage, got --only {' --only '.join(only)}: its"
+            " claims compare checkpoints with each other; leave --only out"
+        )
     met = (
         _verify_text(folder, only, seed)
         if lineage is Lineage.TEXT
@@ -134,8 +140,19 @@ def _verify_text(folder: Path | None, only: list[str] | None, seed: int) -> bool
     from tempfile import TemporaryDirectory
 
     from holdback.organisms.text.gate import verify_organism as hold_against_gate
-    from holdback.organisms.text.zoo import ORGANISMS, get_organism, is_there, list_shipped
+    from holdback.organisms.text.zoo import (
+        CONTROLS,
+        ORGANISMS,
+        get_organism,
+        is_there,
+        list_shipped,
+    )
 
+    if twins := sorted({*CONTROLS} & {*(only or ())}):
+        raise ConfigError(
+            f"verify text: {twins[0]!r} has no gate of its own: it is what the organisms' gates"
+            f" compare with; name one of {', '.join(ORGANISMS)}"
+        )
     passed = True
     asked = only or [name for name in ORGANISMS if folder is not None or name in list_shipped()]
     with TemporaryDirectory() as questions:
