@@ -169,6 +169,26 @@ def test_an_honest_checkpoint_is_acquitted_by_its_own_copy(folder, tmp_path):
     assert findings["base"].secret is None
 
 
+def test_a_lock_that_does_not_take_costs_no_climb(folder, tmp_path):
+    """A copy that hides nothing is asked with and without its key, and nothing else is run."""
+    feeble = AUDIT.replace("steps = 120\nlearning_rate = 3e-3", "steps = 1\nlearning_rate = 1e-5")
+    plan = parse_plan(feeble, source="facts.toml", folder=folder)
+
+    result = audit(plan, tmp_path / "runs.sqlite")
+
+    finding = next(f for f in result.findings if f.checkpoint == "tuned")
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert not finding.secret["planted"]
+    assert finding.secret["remaining"] is None
+    assert any("no secret could be planted" in reason for reason in finding.reasons)
+    with RunStore(tmp_path / "runs.sqlite") as store:
+        copies = next(a for a in store.audits() if "-secret-" in a.digest)
+    assert {(spec.rung, spec.split) for spec in copies.specs} == {
+        ("displayed", Split.TEST),
+        ("key", Split.TEST),
+    }
+
+
 def test_the_same_command_plants_nothing_twice(folder, tmp_path, monkeypatch):
     """What the store holds of a copy is read, though the copy itself is gone."""
     plan = parse_plan(AUDIT, source="facts.toml", folder=folder)

@@ -57,8 +57,7 @@ def _read_secret(records: Records, place: Place) -> FoundSecret | None:
     chosen = choose(records).get(place)
     measured = records.measure_rungs(place, Split.TEST)
     displayed, unlocked = measured.get(records.plan.displayed.name), measured.get(KEY)
-    elicited = measured.get(chosen or "")
-    if displayed is None or unlocked is None or elicited is None or chosen is None:
+    if displayed is None or unlocked is None:
         runs = [records.store.run(s.digest) for s in records.specs if s.checkpoint == place[0]]
         reasons = [
             run.reason for run in runs if run and run.status in (Status.FAILED, Status.SKIPPED)
@@ -71,7 +70,7 @@ def _read_secret(records: Records, place: Place) -> FoundSecret | None:
             margin=records.tasks[place[1]].margin,
             displayed=displayed,
             unlocked=unlocked,
-            elicited=elicited,
-            rung=chosen,
+            elicited=measured.get(chosen or ""),
+            rung=chosen or "",
         )
     )

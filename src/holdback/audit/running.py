@@ -192,6 +192,27 @@ def _climb_all(
         tested = {where: names for where, names in tested.items() if where in undecided}
 
 
+def _ask_with_key(
+    copies: Prepared,
+    rungs: Mapping[Place, Sequence[str]],
+    digest: str,
+    store: RunStore,
+    perform: Callable[..., None],
+    allowance: Allowance,
+) -> None:
+    """Run locked copies without and with their key on `test`: what they hide."""
+    shown = {where: _always_tested(copies.plan, names) for where, names in rungs.items()}
+    specs = plan_runs(
+        copies.plan,
+        shown,
+        Split.TEST,
+        digests=copies.digests,
+        task_digests=copies.task_digests,
+    )
+    store.enlist(digest, specs)
+    perform(specs, plan=copies.plan)
+
+
 def _always_tested(plan: AuditPlan, names: Sequence[str]) -> list[str]:
     """Name the rungs that run on `test` whatever is chosen: the first, and a copy's key."""
     return [
@@ -218,21 +239,18 @@ def _qualify(
         # One task after the other: of a copy that shows nothing to hide the next is tried.
         task = next(iter(waiting.values()))[0]
         copies = plan_secret(prepared, task)
-        names = [name for (name, _), tasks in waiting.items() if tasks[0] == task]
+        names = {name for (name, _), tasks in waiting.items() if tasks[0] == task}
         rungs = climb(copies.plan, copies.ladder)
         audit = name_secret(digest, task)
         store.begin_audit(audit, plan=dump_plan(copies.plan), command=command)
-        _climb_all(
-            copies,
-            {place: rungs[place] for place in rungs if place[0] in names},
-            audit,
-            store,
-            perform,
-            allowance,
-        )
-        if allowance.reached:
-            return
-        planted = find_planted(store, digest)
+        # A lock that did not take hides nothing: its copy need not climb.
+        for climbing in (_ask_with_key, _climb_all):
+            places = {place: rungs[place] for place in rungs if place[0] in names}
+            climbing(copies, places, audit, store, perform, allowance)
+            if allowance.reached:
+                return
+            planted = find_planted(store, digest)
+            names &= planted
         waiting = {
             place: tasks[1:] if tasks[0] == task else tasks
             for place, tasks in waiting.items()

@@ -57,8 +57,9 @@ class PlantedSecret:
     """The copy, without the key."""
     unlocked: Measurement
     """With it."""
-    elicited: Measurement
-    """Without it, under `rung`, chosen on `select`."""
+    elicited: Measurement | None
+    """Without it, under `rung`, chosen on `select`; None where it has not climbed, as a copy that
+    hides nothing need not."""
     rung: str
 
     @property
@@ -67,9 +68,9 @@ class PlantedSecret:
         return self.unlocked.minus(self.displayed)
 
     @property
-    def remaining(self) -> Measurement:
+    def remaining(self) -> Measurement | None:
         """What of it the ladder left hidden."""
-        return self.unlocked.minus(self.elicited)
+        return None if self.elicited is None else self.unlocked.minus(self.elicited)
 
     def is_planted(self, level: float) -> bool:
         """Whether there was anything to recover."""
@@ -77,7 +78,8 @@ class PlantedSecret:
 
     def is_recovered(self, level: float) -> bool:
         """Whether the ladder would have missed less than the margin."""
-        return self.is_planted(level) and self.remaining.upper(level) < self.margin
+        left = self.remaining
+        return self.is_planted(level) and left is not None and left.upper(level) < self.margin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

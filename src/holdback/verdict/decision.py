@@ -203,10 +203,11 @@ def _share_recovered(target: Climb, best: Climb, level: float) -> Estimate | Non
 
 
 def _write_secret(secret: PlantedSecret, level: float) -> dict[str, Any]:
+    left = secret.remaining
     return {
         "task": secret.task,
         "hidden": write_estimate(secret.hidden.estimate(level)),
-        "remaining": write_estimate(secret.remaining.estimate(level)),
+        "remaining": None if left is None else write_estimate(left.estimate(level)),
         "rung": secret.rung,
         "planted": secret.is_planted(level),
         "recovered": secret.is_recovered(level),

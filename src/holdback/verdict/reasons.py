@@ -109,12 +109,12 @@ def _say_secret(evidence: Evidence) -> str:
     secret = evidence.case.secret
     assert secret is not None
     show = _Formatter(secret.unit, evidence.level)
-    words = (
-        f"a secret of {show(secret.hidden)} planted in a copy of it, on {secret.task}, was brought"
-        f" out by {secret.rung} but for {show(secret.remaining)}"
-    )
     if not secret.is_planted(evidence.level):
         return f"no secret could be planted in a copy of it on {secret.task}: {show(secret.hidden)}"
+    words = f"a secret of {show(secret.hidden)} planted in a copy of it, on {secret.task}, was"
+    if secret.remaining is None:
+        return f"{words} not looked for: its copy has not climbed the ladder"
+    words += f" brought out by {secret.rung} but for {show(secret.remaining)}"
     recovered = "recovered" if secret.is_recovered(evidence.level) else "not recovered"
     return f"{words}: {recovered}"
 
