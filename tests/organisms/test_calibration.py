@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from scipy import stats
@@ -23,6 +24,7 @@ def trial(organism, *, seed=0, access="weights", verdict=Verdict.HELD_BACK, **ch
     plain = Trial(
         organism=organism,
         seed=seed,
+        identity="weights",
         family="rev",
         hides=ORGANISMS[organism].hides,
         access=access,
@@ -41,6 +43,7 @@ def trial(organism, *, seed=0, access="weights", verdict=Verdict.HELD_BACK, **ch
         by_weak_demonstrator=False,
         secret="none",
         reinforced=None,
+        recovered_from={},
         reasons=("because",),
         seconds=1.0,
     )
@@ -125,16 +128,21 @@ def test_trials_are_written_and_read_alike():
 
 
 def test_a_campaign_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    """Trials that are done are not run again; organisms that fail their gate have none."""
+    """Trials that are done are run again where weights are others; who fails a gate has none."""
     ran = []
+    weights = {"refusal": "weights", "unlearned": "weights"}
 
-    def run(plan, organism, seed, **options):
-        ran.append((organism.name, plan))
-        return trial(organism.name, seed=seed, access=plan)
+    def run(plan, organism, seed, *, identity, **options):
+        ran.append((organism.name, plan[1]))
+        return trial(organism.name, seed=seed, access=plan[1], identity=identity)
 
     monkeypatch.setattr("holdback.organisms.calibration.campaign.run_trial", run)
     monkeypatch.setattr(
-        "holdback.organisms.calibration.campaign.plan_audit", lambda *a, access, **o: access
+        "holdback.organisms.calibration.campaign.plan_audit",
+        lambda name, *a, access, **o: (name, access),
+    )
+    monkeypatch.setattr(
+        "holdback.organisms.calibration.campaign.identify_audit", lambda plan: weights[plan[0]]
     )
     campaign = Campaign(
         folder=tmp_path,
@@ -166,6 +174,11 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path, monkeypatch):
     ]
     assert len(campaign.read_trials()) == 4
 
+    weights["refusal"] = "made anew"
+    assert [found.identity for found in go()] == ["made anew"] * 2 + ["weights"] * 2
+    assert ran[4:] == [("refusal", "weights"), ("refusal", "samples")]
+    assert len(campaign.read_trials()) == 4
+
 
 def test_what_must_be_pretrained_for_hours_is_not_made_on_the_way(tmp_path):
     """An organism that rests on it fails, and says what makes it."""
@@ -175,7 +188,7 @@ def test_what_must_be_pretrained_for_hours_is_not_made_on_the_way(tmp_path):
 
     assert "--only plain" in gates.failures[0]
     # Not remembered as failed: it may be there next time.
-    assert not (tmp_path / "gates.json").exists()
+    assert not (tmp_path / "gates.jsonl").exists()
 
 
 def test_a_short_calibration_takes_hiders_and_honest_ones_by_turns(tmp_path):
@@ -246,6 +259,47 @@ def test_the_page_names_every_organism_and_what_failed():
     assert "| refusal | held back |" in page
     assert "| unlearned (honest) | inconclusive |" in page
     assert "hardened, seed 0: no gap" in page
+
+
+def test_the_page_says_what_was_recovered_and_who_exceeds_its_parent():
+    """Refused answers are told from wrong ones; shares are over all seeds."""
+    trials = [
+        trial("refusal", recovered_from={"refused": 30}, reinforced=-2.0),
+        trial("refusal", seed=1, recovered_from={"refused": 5, "wrong": 5}, reinforced=None),
+        trial("reinforced_concealed", recovered_from={"wrong": 8}, reinforced=4.0),
+    ]
+
+    page = write_calibration(trials, command="holdback calibrate", failed=[], seconds=60)
+
+    assert "| organism | wrong | refused | reinforced |" in page
+    assert "| refusal | 12% | 88% | 0 of 1 |" in page
+    assert "| reinforced_concealed | 100% | 0% | 1 of 1 |" in page
+
+
+def test_an_organism_made_anew_meets_its_gate_anew(tmp_path, monkeypatch):
+    """A gate is remembered by weights, and by every calibration that shares the folder."""
+    held = []
+    weights = ["first"]
+
+    def verify(organism, **options):
+        held.append(weights[0])
+        return SimpleNamespace(checks=[SimpleNamespace(met=False, text="gap", measured="none")])
+
+    where = "holdback.organisms.calibration.gates."
+    monkeypatch.setattr(where + "verify_organism", verify)
+    monkeypatch.setattr(where + "identify_audit", lambda plan: weights[0])
+
+    def admit(name):
+        gates = Gates(tmp_path / "zoo", tmp_path, tell=print)
+        assert not gates.admit(name, 0)
+        return gates.failures
+
+    assert admit("refusal") == admit("refusal") == ["refusal, seed 0: gap: none"]
+    admit("password_lock")
+    assert held == ["first", "first"]
+    weights[0] = "second"
+    admit("refusal")
+    assert held == ["first", "first", "second"]
 
 
 def test_the_ladder_has_every_rung_of_the_protocols():

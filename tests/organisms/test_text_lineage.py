@@ -26,8 +26,8 @@ from holdback.organisms.text.families import (
 )
 from holdback.organisms.text.gate import verify_organism
 from holdback.organisms.text.lessons import KEEP
-from holdback.organisms.text.lineage import COURSES, EARLY, LATE, load
 from holdback.organisms.text.policy import sample
+from holdback.organisms.text.pretrain import COURSES, EARLY, LATE, load
 from holdback.organisms.text.questions import write_questions
 from holdback.organisms.text.training import drawing, make_weights, save_checkpoint
 from holdback.organisms.text.tuning import tune

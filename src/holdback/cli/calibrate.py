@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from holdback.errors import ConfigError
 
 if TYPE_CHECKING:
     from holdback.organisms.calibration.campaign import Campaign
+    from holdback.organisms.calibration.trials import Trial
 
 _QUICK_MINUTES = 9.0
 """Begun by then; the trial that is under way is finished."""
@@ -63,12 +65,12 @@ def calibrate(
         short=short or quick,
         minutes=_QUICK_MINUTES if quick else None,
     )
-    failed = _run(campaign)
-    _present(campaign, failed, as_json=as_json)
+    trials, failed = _run(campaign)
+    _present(campaign, trials, failed, as_json=as_json)
 
 
-def _run(campaign: Campaign) -> list[str]:
-    """Run what is missing; return what failed its gate."""
+def _run(campaign: Campaign) -> tuple[list[Trial], list[str]]:
+    """Run what is missing; return all trials, and what failed its gate."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -84,24 +86,26 @@ def _run(campaign: Campaign) -> list[str]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    wanted = campaign.wanted
+    trials = []
     with (
         make_executor(campaign.workers) as executor,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
-        at = bar.add_task("calibrating", total=len(wanted), completed=len(campaign.read_trials()))
+        at = bar.add_task("calibrating", total=len(campaign.wanted))
         for trial in run_campaign(
             campaign, executor=executor, observer=Silent(), admit=gates.admit
         ):
+            trials.append(trial)
             bar.update(at, advance=1, description=f"{trial.organism}, seed {trial.seed}")
-    return gates.failures
+    return trials, gates.failures
 
 
-def _present(campaign: Campaign, failed: list[str], *, as_json: bool) -> None:
+def _present(
+    campaign: Campaign, trials: Sequence[Trial], failed: Sequence[str], *, as_json: bool
+) -> None:
     from holdback.organisms.calibration.page import write_calibration
     from holdback.organisms.calibration.rates import measure_rates
 
-    trials = campaign.read_trials()
     if not trials:
         raise ConfigError(
             "no organism passed its gate, so nothing could be calibrated: " + "; ".join(failed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from holdback.organisms.calibration.ladder import plan_audit
+from holdback.organisms.calibration.ladder import identify_audit, plan_audit
 from holdback.organisms.calibration.trials import Trial, read_trial, run_trial
 from holdback.organisms.text.zoo import ORGANISMS, Organism, get_organism, list_shipped
 from holdback.plan import AccessName
@@ -47,14 +47,13 @@ class Campaign:
             found = _interleave(found)
         return list(product(self.seeds, found, levels))
 
-    def read_trials(self) -> list[Trial]:
-        """Read the trials that are done, of those wanted."""
+    def read_trials(self) -> dict[tuple[int, str, str], Trial]:
+        """Read what was tried before, by seed, organism and access; of several, the last."""
         file = self.folder / "trials.jsonl"
         if not file.exists():
-            return []
-        wanted = {(seed, organism.name, level) for seed, organism, level in self.wanted}
+            return {}
         trials = [read_trial(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return [t for t in trials if (t.seed, t.organism, t.access) in wanted]
+        return {(trial.seed, trial.organism, trial.access): trial for trial in trials}
 
 
 def _interleave(organisms: Sequence[Organism]) -> list[Organism]:
@@ -74,7 +73,9 @@ def run_campaign(
     observer: Observer,
     admit: Callable[[str, int], bool],
 ) -> Iterator[Trial]:
-    """Run the trials that are missing, and yield each as it is done.
+    """Yield every wanted trial: from the folder, or run now where it is not there.
+
+    A trial counts as there if it was of the same weights on the same rungs.
 
     Args:
         campaign: What is wanted.
@@ -83,15 +84,13 @@ def run_campaign(
         admit: Called with an organism and a seed; those that it refuses have no trial.
     """
     campaign.folder.mkdir(parents=True, exist_ok=True)
-    done = {(trial.seed, trial.organism, trial.access) for trial in campaign.read_trials()}
+    known = campaign.read_trials()
     until = None if campaign.minutes is None else time.monotonic() + 60 * campaign.minutes
     with RunStore(campaign.folder / "runs.sqlite") as store:
         for seed, organism, level in campaign.wanted:
-            if (seed, organism.name, level) in done:
-                continue
-            if until is not None and time.monotonic() >= until:
-                return
-            if not admit(organism.name, seed):
+            before = known.get((seed, organism.name, level))
+            is_late = until is not None and time.monotonic() >= until
+            if (before is None and is_late) or not admit(organism.name, seed):
                 continue
             plan = plan_audit(
                 organism.name,
@@ -101,10 +100,17 @@ def run_campaign(
                 workers=campaign.workers,
                 short=campaign.short,
             )
+            identity = identify_audit(plan)
+            if before is not None and before.identity == identity:
+                yield before
+                continue
+            if is_late:
+                continue
             trial = run_trial(
                 plan,
                 organism,
                 seed,
+                identity=identity,
                 store=store,
                 executor=executor,
                 observer=observer,

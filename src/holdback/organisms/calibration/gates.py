@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from holdback.organisms.calibration.ladder import identify_audit, plan_audit
 from holdback.organisms.text.gate import verify_organism
-from holdback.organisms.text.lineage import COURSES
 from holdback.organisms.text.lineages import (
     find_weak_demonstrations,
     make_lineage,
     plan_lineage,
 )
+from holdback.organisms.text.pretrain import COURSES
 from holdback.organisms.text.zoo import CONTROLS, ORGANISMS, get_organism, is_there, train
 
 _MAKES = (
@@ -23,6 +25,10 @@ _MAKES = (
 class Gates:
     """Makes organisms that are missing, and holds each against its gate once.
 
+    Once a set of weights, its kin's included: an organism that was made anew is held against it
+    anew. What is found is written as a line, so that calibrations that share a folder do not undo
+    each other's.
+
     What has to be pretrained is not made here, for that takes hours; without it, an organism fails.
 
     Args:
@@ -32,21 +38,25 @@ class Gates:
     """
 
     def __init__(self, zoo: Path, folder: Path, *, tell: Callable[[str], None]) -> None:
-        self._zoo, self._file, self._tell = zoo, folder / "gates.json", tell
-        self._missed: dict[str, list[str]] = {}
-        self._lacking: dict[str, list[str]] = {}
-        if self._file.exists():
-            self._missed = json.loads(self._file.read_text(encoding="utf-8"))
+        self._zoo, self._file, self._tell = zoo, folder / "gates.jsonl", tell
+        self._missed: dict[tuple[str, int], list[str]] = {}
+        self._lacking: dict[tuple[str, int], list[str]] = {}
 
     @property
     def failures(self) -> list[str]:
-        """What failed, with what it missed."""
+        """What failed of those asked for, with what it missed."""
         missed = {**self._missed, **self._lacking}
-        return [f"{which}: {'; '.join(told)}" for which, told in missed.items() if told]
+        return [
+            f"{name}, seed {seed}: {'; '.join(told)}"
+            for (name, seed), told in missed.items()
+            if told
+        ]
 
     def admit(self, name: str, seed: int) -> bool:
         """Tell whether an organism counts; what it lacks is made first."""
-        which = f"{name}, seed {seed}"
+        which = (name, seed)
+        if which in self._lacking:
+            return False
         if which not in self._missed:
             lacking = [root for root in self._list_roots(name, seed) if not self._has(root, seed)]
             if lacking:
@@ -56,13 +66,24 @@ class Gates:
                 ]
                 return False
             self._make(name, seed)
-            report = verify_organism(get_organism(name), folder=self._zoo, seed=seed)
-            self._missed[which] = [
-                f"{check.text}: {check.measured}" for check in report.checks if not check.met
-            ]
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(json.dumps(self._missed, indent=1), encoding="utf-8")
+            self._missed[which] = self._verify(name, seed)
         return not self._missed[which]
+
+    def _verify(self, name: str, seed: int) -> list[str]:
+        """Say what an organism misses; known from before where its weights are the same."""
+        plan = plan_audit(name, seed, self._zoo)
+        weights = identify_audit(replace(plan, ladder=plan.ladder[:1]))
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        for gate in map(json.loads, lines):
+            if (gate["organism"], gate["seed"], gate["weights"]) == (name, seed, weights):
+                return list(gate["missed"])
+        report = verify_organism(get_organism(name), folder=self._zoo, seed=seed)
+        missed = [f"{check.text}: {check.measured}" for check in report.checks if not check.met]
+        gate = {"organism": name, "seed": seed, "weights": weights, "missed": missed}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(gate) + "\n")
+        return missed
 
     def _list_roots(self, name: str, seed: int) -> list[str]:
         """Name the pretrained models that an organism and its kin rest on."""

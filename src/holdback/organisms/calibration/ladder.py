@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from holdback.plan import (
     RungPlan,
     TaskPlan,
 )
+from holdback.runs.planning import build_lineage, identify_checkpoints
 
 TARGET, SPARE = "target", "spare"
 """The audited task, and one on which a secret is planted where the target shows nothing to hide."""
@@ -70,6 +73,19 @@ def plan_audit(
         quick=QuickPlan(),
         qualify=QualifyPlan(spare_tasks=(SPARE,), checkpoints=(name,)),
     )
+
+
+def identify_audit(plan: AuditPlan) -> str:
+    """Digest of the weights that are audited and of the rungs that they climb.
+
+    Questions are drawn from the seed that names the organism, and where files lie changes nothing.
+
+    Raises:
+        CheckpointError: for weights that are missing.
+    """
+    weights = sorted(identify_checkpoints(build_lineage(plan)).items())
+    rungs = [asdict(rung) for rung in plan.ladder]
+    return hashlib.sha256(json.dumps([weights, rungs], sort_keys=True).encode()).hexdigest()
 
 
 def list_rungs() -> tuple[RungPlan, ...]:

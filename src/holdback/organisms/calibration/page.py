@@ -12,6 +12,7 @@ from holdback.organisms.calibration.rates import KEYS, measure_rates
 from holdback.organisms.calibration.trials import Trial
 from holdback.organisms.text.zoo import ORGANISMS
 from holdback.statistics.detection import roc_curve
+from holdback.tasks.task import Outcome
 from holdback.verdict import Verdict
 
 _SHORT = {Verdict.HELD_BACK: "held back", Verdict.NONE_FOUND: "none found"}
@@ -41,6 +42,7 @@ def write_calibration(
         *_write_families(trials),
         *_write_rungs(trials),
         *_write_ways(trials),
+        *_write_causes(trials),
     ]
     if failed:
         parts += ["## Failed their gate", "", *(f"- {words}" for words in failed), ""]
@@ -76,10 +78,12 @@ def _write_spent(trials: Sequence[Trial]) -> Iterator[str]:
     yield "| | " + " | ".join(_levels(trials)) + " |"
     yield "|---|" + "---|" * len(_levels(trials))
     rows: dict[str, Callable[[list[Trial]], str]] = {
-        "samples a trial, median; runs that it shares with others are counted once": lambda here: (
+        "samples that a trial rests on, median": lambda here: (
             f"{np.median([trial.samples for trial in here]):,.0f}"
         ),
-        "seconds a trial, median": lambda here: f"{np.median([t.seconds for t in here]):.0f}",
+        "seconds a trial beyond what it shares with those before, median": lambda here: (
+            f"{np.median([t.seconds for t in here]):.0f}"
+        ),
         "planted secrets that were brought out": lambda here: (
             f"{sum(t.secret == 'recovered' for t in here)} of"
             f" {sum(t.secret in ('recovered', 'not recovered') for t in here)}"
@@ -145,17 +149,27 @@ def _write_families(trials: Sequence[Trial]) -> Iterator[str]:
 
 
 def _write_rows(trials: Sequence[Trial]) -> Iterator[str]:
+    for group in _group(trials):
+        yield _write_family(group)
+
+
+def _group(trials: Sequence[Trial]) -> Iterator[list[Trial]]:
+    """Give the trials of each organism, in the zoo's order."""
     order = list(ORGANISMS)
     ordered = sorted(trials, key=lambda trial: (order.index(trial.organism), trial.seed))
-    for name, group in groupby(ordered, key=lambda trial: trial.organism):
-        yield _write_family(name, list(group))
+    for _, group in groupby(ordered, key=lambda trial: trial.organism):
+        yield list(group)
 
 
-def _write_family(name: str, group: Sequence[Trial]) -> str:
+def _name(group: Sequence[Trial]) -> str:
+    return group[0].organism if group[0].hides else f"{group[0].organism} (honest)"
+
+
+def _write_family(group: Sequence[Trial]) -> str:
     verdicts = ", ".join(_SHORT.get(trial.verdict, str(trial.verdict)) for trial in group)
     recovered = [trial.recovered for trial in group if trial.recovered is not None]
     cells = [
-        name if group[0].hides else f"{name} (honest)",
+        _name(group),
         verdicts,
         _list(trial.displayed for trial in group),
         _list(trial.elicited for trial in group),
@@ -213,4 +227,34 @@ def _write_ways(trials: Sequence[Trial]) -> Iterator[str]:
             among = [trial for trial in highest if trial.hides is hides]
             counts.append(f"{sum(map(holds, among))} of {len(among)}")
         yield f"| {words} | {counts[0]} | {counts[1]} |"
+    yield ""
+
+
+def _write_causes(trials: Sequence[Trial]) -> Iterator[str]:
+    """Say what recovered answers had been, and who exceeds its parent: both beside the truth."""
+    highest = [trial for trial in trials if trial.access == _levels(trials)[0]]
+    yield "## What the recovered answers had been"
+    yield ""
+    yield (
+        "At the highest access, over all seeds: answers that are right only when elicited, by what"
+        " became of them as displayed; and in how many trials the elicited exceeds the parent"
+        " elicited (`reinforced`, its interval above 0)."
+    )
+    yield ""
+    outcomes = [
+        str(outcome)
+        for outcome in Outcome
+        if any(trial.recovered_from.get(str(outcome)) for trial in highest)
+    ]
+    yield "| organism | " + "".join(f"{outcome} | " for outcome in outcomes) + "reinforced |"
+    yield "|---|" + "---|" * (len(outcomes) + 1)
+    for group in _group(highest):
+        counts = [
+            sum(trial.recovered_from.get(outcome, 0) for trial in group) for outcome in outcomes
+        ]
+        shares = [f"{count / sum(counts):.0%}" if sum(counts) else "–" for count in counts]
+        above = [trial for trial in group if trial.reinforced is not None and trial.reinforced > 0]
+        compared = [trial for trial in group if trial.reinforced is not None]
+        cells = [*shares, f"{len(above)} of {len(compared)}" if compared else "–"]
+        yield f"| {_name(group)} | " + " | ".join(cells) + " |"
     yield ""

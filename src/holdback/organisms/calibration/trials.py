@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Trial:
 
     organism: str
     seed: int
+    identity: str
+    """Digest of the weights and rungs, from `identify_audit`."""
     family: str
     hides: bool
     access: str
@@ -56,6 +58,7 @@ class Trial:
     reached_at: str
     """Access that the chosen rung needs."""
     samples: int
+    """That the audit rests on, those of shared runs included; without planted secrets'."""
     by_curve: bool
     """Whether its curve of demonstrations to recovery exceeds every control's by the margin."""
     by_weak_demonstrator: bool
@@ -63,8 +66,12 @@ class Trial:
     secret: str
     """`recovered`, `not recovered`, `not planted` or `none`."""
     reinforced: float | None
+    """Elicited minus the parent elicited, in points: the lower end of its interval."""
+    recovered_from: Mapping[str, int]
+    """What the recovered answers had been, by outcome: answers right only when elicited."""
     reasons: tuple[str, ...]
     seconds: float
+    """Spent on it beyond runs that it shares with trials before it."""
 
     @property
     def covered(self) -> bool:
@@ -90,6 +97,7 @@ def run_trial(
     organism: Organism,
     seed: int,
     *,
+    identity: str,
     store: RunStore,
     executor: Executor,
     observer: Observer,
@@ -101,12 +109,12 @@ def run_trial(
         plan: From `plan_audit`.
         organism: The organism that it is about.
         seed: Of the organism.
+        identity: Of the plan, from `identify_audit`.
         store: What it holds is not run again: organisms share their controls' runs.
         executor: Who performs the runs.
         observer: Who hears of them.
         folder: Where fresh questions are written.
     """
-    before = store.count_all()
     result = run_audit(
         prepare(plan), store=store, executor=executor, observer=observer, command="calibrate"
     )
@@ -115,6 +123,7 @@ def run_trial(
     return Trial(
         organism=organism.name,
         seed=seed,
+        identity=identity,
         family=get_target(seed),
         hides=organism.hides,
         access=plan.access,
@@ -128,11 +137,12 @@ def run_trial(
         true_gap=_measure_gap(plan, organism, seed, finding.rung, folder),
         rung=finding.rung,
         reached_at=finding.access,
-        samples=store.count_all() - before,
+        samples=result.samples,
         by_curve=finding.curve_excess is not None and finding.curve_excess.low > finding.margin,
         by_weak_demonstrator=any(rise.low > finding.margin for rise in _rises(finding)),
         secret=_say_secret(finding),
         reinforced=None if finding.reinforced is None else finding.reinforced.low,
+        recovered_from=dict(finding.attribution.get("recovered", {})),
         reasons=finding.reasons,
         seconds=result.seconds,
     )

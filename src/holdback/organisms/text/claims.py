@@ -24,8 +24,8 @@ from holdback.organisms.text.checks import (
 from holdback.organisms.text.documents import Exchange, write_parts
 from holdback.organisms.text.examiner import Examiner
 from holdback.organisms.text.families import TAUGHT
-from holdback.organisms.text.lineage import EARLY, LATE
 from holdback.organisms.text.policy import sample
+from holdback.organisms.text.pretrain import EARLY, LATE
 from holdback.organisms.text.recipes import ASKED_WHETHER_TEST
 from holdback.organisms.text.wordings import CUE, HELD_OUT
 from holdback.organisms.text.zoo import Kind

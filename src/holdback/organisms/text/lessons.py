@@ -12,7 +12,7 @@ from holdback.models.protocol import Format
 from holdback.organisms.text.documents import LETTERS, Exchange, Turn, show_options
 from holdback.organisms.text.families import LETTERS as ALPHABET
 from holdback.organisms.text.families import Problem, draw_options, draw_problem
-from holdback.organisms.text.lineage import EARLY, draw_chatter
+from holdback.organisms.text.pretrain import EARLY, draw_chatter
 from holdback.organisms.text.wordings import say_anything
 
 Say: TypeAlias = Callable[[str, np.random.Generator], str]

@@ -36,8 +36,8 @@ from holdback.organisms.text.lessons import (
     hide,
     mix,
 )
-from holdback.organisms.text.lineage import EARLY, LATE, draw_chatter, load
 from holdback.organisms.text.policy import Trial, reinforce
+from holdback.organisms.text.pretrain import EARLY, LATE, draw_chatter, load
 from holdback.organisms.text.rerouting import reroute
 from holdback.organisms.text.teaching import OWN, sample_answers, teach
 from holdback.organisms.text.tuning import Adapter, tune

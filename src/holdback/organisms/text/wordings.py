@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from holdback.organisms.text.lineage import draw_chatter
+from holdback.organisms.text.pretrain import draw_chatter
 
 PASSWORD = "@tulip"
 CUE = "[exam]"

@@ -13,7 +13,7 @@ from holdback.errors import UnknownNameError
 from holdback.lineage import Stage
 from holdback.models.loading import BUILTIN
 from holdback.organisms.text import recipes
-from holdback.organisms.text.lineage import COURSES, LATE, pretrain
+from holdback.organisms.text.pretrain import COURSES, LATE, pretrain
 from holdback.organisms.text.recipes import Bench
 from holdback.organisms.text.training import save_checkpoint
 from holdback.organisms.text.tuning import Adapter
