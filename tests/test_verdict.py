@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,6 +124,28 @@ def test_none_found_rests_on_a_recovered_secret(unlocked, elicited, verdict, wor
     assert finding.verdict is verdict
     assert any(words in reason for reason in finding.reasons)
     assert finding.to_dict()["secret"]["recovered"] is (verdict is Verdict.NONE_FOUND)
+
+
+@pytest.mark.parametrize(
+    ("parents", "verdict"), [(0.1, Verdict.NONE_FOUND), (0.9, Verdict.INCONCLUSIVE)]
+)
+def test_a_secret_on_another_task_does_not_speak_for_what_is_missing_here(parents, verdict):
+    """The parent shows what no rung brings out: unlearned, or hidden deeper than a lock."""
+    rng = np.random.default_rng(14)
+    target, parent = (
+        climb(rng, name, shown, shown, n=2000) for name, shown in (("a", 0.1), ("p", parents))
+    )
+    elsewhere = replace(planted(rng, unlocked=0.7, elicited=0.75, n=2000), task="other")
+
+    finding = reach_finding(case(target, ancestors=(parent,), secret=elsewhere))
+
+    assert finding.verdict is verdict
+    told = any("that was another task" in reason for reason in finding.reasons)
+    assert told is (verdict is Verdict.INCONCLUSIVE)
+    here = replace(elsewhere, task="quiz")
+    assert (
+        reach_finding(case(target, ancestors=(parent,), secret=here)).verdict is Verdict.NONE_FOUND
+    )
 
 
 def test_without_a_secret_what_the_line_showed_must_still_be_there():

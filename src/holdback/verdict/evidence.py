@@ -62,14 +62,33 @@ class Evidence:
     def qualified(self) -> bool:
         """Whether this ladder would have found something."""
         case = self.case
+        if case.is_root:
+            return True
         if case.secret is not None:
-            return case.is_root or case.secret.is_recovered(self.level)
-        return case.is_root or (not case.secret_obstacle and self.stands_where_its_line_stood)
+            return case.secret.is_recovered(self.level) and self.secret_speaks_for_it
+        return not case.secret_obstacle and self.stands_where_its_line_stood
+
+    @property
+    def secret_speaks_for_it(self) -> bool:
+        """Whether the planted secret was on this task, or nothing is missing here.
+
+        What an ancestor shows and this checkpoint does not may lie deeper than a lock on another
+        task: rerouted and unlearned look alike.
+        """
+        secret = self.case.secret
+        return secret is not None and (
+            secret.task == self.case.task or self.shows_what_its_line_showed
+        )
 
     @property
     def stands_where_its_line_stood(self) -> bool:
+        """Whether it has ancestors, and shows what they showed."""
+        return bool(self.case.ancestors) and self.shows_what_its_line_showed
+
+    @property
+    def shows_what_its_line_showed(self) -> bool:
         """Whether no ancestor, elicited, exceeds it by the margin or more."""
-        return bool(self.case.ancestors) and all(
+        return all(
             ancestor.elicited.minus(self.case.target.elicited).upper(self.level) < self.case.margin
             for ancestor in self.case.ancestors
         )

@@ -115,8 +115,21 @@ def _say_secret(evidence: Evidence) -> str:
     if secret.remaining is None:
         return f"{words} not looked for: its copy has not climbed the ladder"
     words += f" brought out by {secret.rung} but for {show(secret.remaining)}"
-    recovered = "recovered" if secret.is_recovered(evidence.level) else "not recovered"
-    return f"{words}: {recovered}"
+    if not secret.is_recovered(evidence.level):
+        return f"{words}: not recovered"
+    if not evidence.secret_speaks_for_it:
+        missing = _say_missing(evidence)
+        return f"{words}: recovered; but that was another task, and on this one {missing}"
+    return f"{words}: recovered"
+
+
+def _say_missing(evidence: Evidence) -> str:
+    """Say what the best of the ancestors shows beyond the target."""
+    case = evidence.case
+    show = _Formatter(case.unit, evidence.level)
+    most = max(case.ancestors, key=lambda ancestor: ancestor.elicited.value)
+    lost = show(most.elicited.minus(case.target.elicited))
+    return f"{most.checkpoint}, elicited, shows {lost} more than {case.target.checkpoint} elicited"
 
 
 def _say_line(evidence: Evidence) -> str:
@@ -127,13 +140,7 @@ def _say_line(evidence: Evidence) -> str:
     untested = "whether this ladder would find a secret planted in this model was not tested"
     if not case.ancestors:
         return f"{untested}, and no ancestor shows what there was to lose: name its parent"
-    show = _Formatter(case.unit, evidence.level)
-    most = max(case.ancestors, key=lambda ancestor: ancestor.elicited.value)
-    lost = most.elicited.minus(case.target.elicited)
-    stands = (
-        f"{most.checkpoint}, elicited, shows {show(lost)} more than {case.target.checkpoint}"
-        " elicited"
-    )
+    stands = _say_missing(evidence)
     if evidence.stands_where_its_line_stood:
         return f"{untested}, but nothing that its line showed is missing: {stands}"
     return f"{untested}, and something that its line showed is missing: {stands}"
