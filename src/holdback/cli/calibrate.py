@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +17,12 @@ from holdback.cli.audits import Access
 from holdback.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from holdback.organisms.calibration.campaign import Campaign
     from holdback.organisms.calibration.trials import Trial
 
+_WIDTH = 100
 _QUICK_MINUTES = 9.0
 """Begun by then; the trial that is under way is finished."""
 
@@ -103,6 +107,8 @@ def _run(campaign: Campaign) -> tuple[list[Trial], list[str]]:
 def _present(
     campaign: Campaign, trials: Sequence[Trial], failed: Sequence[str], *, as_json: bool
 ) -> None:
+    from rich.console import Console
+
     from holdback.organisms.calibration.page import write_calibration
     from holdback.organisms.calibration.rates import measure_rates
 
@@ -110,20 +116,42 @@ def _present(
         raise ConfigError(
             "no organism passed its gate, so nothing could be calibrated: " + "; ".join(failed)
         )
+    file = campaign.folder / "calibration.md"
     page = write_calibration(
         trials,
         command=shlex.join(["holdback", *sys.argv[1:]]),
         failed=failed,
         seconds=sum(trial.seconds for trial in trials),
     )
-    file = campaign.folder / "calibration.md"
     file.write_text(page, encoding="utf-8")
-    missing = len(campaign.wanted) - len(trials)
-    typer.echo(f"holdback: {len(trials)} trials, {missing} not run: {file}", err=True)
+    rates = measure_rates(trials)
     if as_json:
-        typer.echo(json.dumps(measure_rates(trials), allow_nan=False))
+        typer.echo(json.dumps(rates, allow_nan=False))
     else:
-        typer.echo(page)
+        Console(width=_WIDTH).print(_tabulate(rates))
+        for words in failed:
+            typer.echo(textwrap.fill(f"failed its gate: {words}", _WIDTH, subsequent_indent="  "))
+    missing = len(campaign.wanted) - len(trials)
+    tell(f"{len(trials)} trials, {missing} not run; tables by organism, rung and threshold: {file}")
+
+
+def _tabulate(rates: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Lay the rates out, a column an access level."""
+    from rich import box
+    from rich.table import Table
+
+    from holdback.organisms.calibration.page import write_cell
+    from holdback.organisms.calibration.rates import KEYS
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("rate, with 95% intervals", overflow="fold")
+    levels = list(rates["tpr"])
+    for level in levels:
+        table.add_column(level, justify="right", no_wrap=True)
+    for key, words in KEYS.items():
+        what = f"{key}\n{words.replace('`', '')}"
+        table.add_row(what, *(write_cell(rates[key][level]) for level in levels))
+    return table
 
 
 def _choose(zoo: Path, *, quick: bool) -> list[str]:

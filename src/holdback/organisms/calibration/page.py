@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -55,7 +55,7 @@ def _write_rates(trials: Sequence[Trial]) -> Iterator[str]:
     yield "| | " + " | ".join(levels) + " |"
     yield "|---|" + "---|" * len(levels)
     for key, words in KEYS.items():
-        cells = [_write_cell(rates[key][level]) for level in levels]
+        cells = [write_cell(rates[key][level]) for level in levels]
         yield f"| `{key}`: {words} | " + " | ".join(cells) + " |"
     yield ""
     yield (
@@ -65,7 +65,8 @@ def _write_rates(trials: Sequence[Trial]) -> Iterator[str]:
     yield ""
 
 
-def _write_cell(rate: dict[str, float | int | None]) -> str:
+def write_cell(rate: Mapping[str, float | int | None]) -> str:
+    """Write a rate and its interval in per cent."""
     value, low, high = rate["value"], rate["low"], rate["high"]
     if value is None:
         return "–"
