@@ -18,7 +18,6 @@ from holdback.organisms.text.documents import encode_turns
 from holdback.organisms.text.lessons import Lesson, draw_turns, mix
 from holdback.organisms.text.training import measure_answers, on_best_device, train
 
-_TURNS = 96
 _FORGOTTEN_SHARE = 0.3
 _WARMUP = 20
 
@@ -36,6 +35,7 @@ def unlearn(
     suppress_steps: int = 60,
     distil_steps: int = 300,
     rate: float = 2e-3,
+    turns: int = 96,
 ) -> None:
     """Unlearn in place.
 
@@ -48,13 +48,14 @@ def unlearn(
         suppress_steps: Of training on both kinds of turns.
         distil_steps: Of imitating, after the blur, what that training made.
         rate: Highest learning rate.
+        turns: Read in a step.
     """
     lesson = mix((_FORGOTTEN_SHARE, forgotten), (1 - _FORGOTTEN_SHARE, kept))
 
     def descend(measure: Measure, steps: int, stage: int, rate: float) -> None:
         def measure_step(step: int) -> Any:
             rng = np.random.default_rng([seed, stage, step])
-            return measure(weights, encode_turns(draw_turns(lesson, _TURNS, rng)))
+            return measure(weights, encode_turns(draw_turns(lesson, turns, rng)))
 
         train(
             weights,
