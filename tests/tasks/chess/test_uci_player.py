@@ -124,6 +124,17 @@ def test_what_cannot_be_an_engine_is_one_line(model, error, message, monkeypatch
     assert "\n" not in str(told.value)
 
 
+def test_engines_are_found_where_systems_put_games(script, monkeypatch):
+    """Debian's folder of games is not on every PATH."""
+    path = Path(script("pass"))
+    with pytest.raises(EngineError, match="on PATH"):
+        read_reference(f"uci/{path.name}?nodes=1")
+
+    monkeypatch.setattr(engine_module, "_FOLDERS", (str(path.parent),))
+
+    assert read_reference(f"uci/{path.name} -x?nodes=1").command == (str(path), "-x")
+
+
 def test_options_are_checked_against_what_the_engine_offers(script, monkeypatch):
     """Any engine's: names in any case, combos, buttons; a silent program is given up on."""
     path = script("pass")

@@ -92,14 +92,18 @@ def find_stockfish() -> Path:
                 f"HOLDBACK_STOCKFISH must name an executable, got {named!r}; correct or unset it"
             )
         return Path(found)
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS])
-    found = shutil.which("stockfish", path=path)
+    found = find_program("stockfish")
     if found is None:
         raise EngineError(
             "no Stockfish found: run `apt-get install stockfish` or `brew install stockfish`,"
             " or set HOLDBACK_STOCKFISH to the program's path"
         )
     return Path(found)
+
+
+def find_program(name: str) -> str | None:
+    """Find a program on PATH, or where Debian and Homebrew put engines, PATH or not."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS]))
 
 
 @cache

@@ -12,7 +12,6 @@ import math
 import os
 import select
 import shlex
-import shutil
 import subprocess
 import time
 import weakref
@@ -32,6 +31,7 @@ from holdback.tasks.chess.engine import (
     EnginePool,
     Program,
     Search,
+    find_program,
     write_uci_position,
 )
 from holdback.tasks.chess.notation import require_chess, write_move
@@ -286,7 +286,7 @@ def _find_command(text: str, model: str) -> tuple[str, ...]:
     """
     words = text.split(" ")
     for end in range(len(words), 0, -1):
-        found = shutil.which(" ".join(words[:end]))
+        found = find_program(" ".join(words[:end]))
         if found is not None:
             try:
                 return (os.path.abspath(found), *shlex.split(" ".join(words[end:])))
@@ -296,7 +296,7 @@ def _find_command(text: str, model: str) -> tuple[str, ...]:
     if program == "stockfish":
         from holdback.tasks.chess.engine import find_stockfish
 
-        # Where Debian and Homebrew put it, PATH or not; its own error says how to install it.
+        # HOLDBACK_STOCKFISH may name it; its own error says how to install it.
         return (str(find_stockfish()), *shlex.split(" ".join(words[1:])))
     folder = f" or {Path(program).name!r} is not executable" if os.sep in program else " on PATH"
     raise EngineError(
