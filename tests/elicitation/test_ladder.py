@@ -17,6 +17,7 @@ from holdback.elicitation.technique import (
     make_technique,
     present,
 )
+from holdback.errors import ConfigError
 from holdback.plan import parse_plan
 from holdback.runs.planning import build_technique, find_skipped
 from holdback.tasks.text.task import TextTask
@@ -110,6 +111,23 @@ test_samples = 1
 options = {{ file = "t.jsonl" }}
 {ladder}"""
     return parse_plan(text, source="a.toml", folder=Path("/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [({}, "missing a required .*'n'"), ({"n": 1, "shot": 2}, "unexpected .*'shot'")],
+)
+def test_parameters_that_lack_or_do_not_exist_are_told_with_those_that_do(parameters, told):
+    """In words of the audit file, not of Python's."""
+    rung = Rung(name="five", technique="few_shot", parameters=parameters)
+
+    with pytest.raises(
+        ConfigError, match=f"rung 'five', .*{told}; its parameters are .*n"
+    ) as error:
+        make_technique(rung)
+
+    assert str(error.value).startswith("rung 'five', technique 'few_shot': ")
+    assert "__init__" not in str(error.value)
 
 
 def test_what_comes_from_elsewhere_is_never_chosen():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_chess import load_tiny, save_tiny
 
+from holdback.audit import prepare
 from holdback.elicitation.technique import present
 from holdback.errors import CheckpointError
 from holdback.plan import parse_plan
@@ -103,6 +105,24 @@ def test_a_missing_template_is_an_error_before_anything_is_spent(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"'tiny' has no chat template; ask it in completion"):
         list(Previewer(plan).show({("tiny", "positions"): ["displayed"]}))
+    # Nor is anything run on the others first.
+    with pytest.raises(CheckpointError, match=r"'tiny' has no chat template; write chat = false"):
+        prepare(plan)
+
+
+@pytest.mark.parametrize("where", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_template_is_found_where_it_may_lie(tmp_path, where):
+    """In a file of its own, as it is saved today, or among the tokenizer's settings, as it was."""
+    from tiny_models import TEMPLATE, save_model
+
+    folder = save_model(tmp_path / "bare", template=None)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    text = json.dumps(settings | {"chat_template": TEMPLATE}) if "json" in where else TEMPLATE
+    (folder / where).write_text(text)
+
+    plan = parse_plan(TEXT.format(model=folder), source="audit.toml", folder=Path.cwd())
+
+    assert prepare(plan).digests
 
 
 def test_techniques_on_weights_that_do_not_say_are_not_run(plan):

@@ -23,7 +23,7 @@ from holdback.audit.secrets import name_secret, plan_secret, tasks_for_secret
 from holdback.elicitation.secret import KEY
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
-from holdback.models.registry import fetch_checkpoint
+from holdback.models.registry import check_template, fetch_checkpoint
 from holdback.plan import AuditPlan, dump_plan
 from holdback.runs.allowance import Allowance
 from holdback.runs.execution import Executor, Observer, execute, find_shelf
@@ -75,11 +75,15 @@ def prepare(plan: AuditPlan) -> Prepared:
     Raises:
         ConfigError: for a name or parameter that does not exist, for more samples or demonstrations
             than a task has.
-        CheckpointError: for a checkpoint whose files are missing or unsafe.
+        CheckpointError: for a checkpoint whose files are missing or unsafe, or that is to be
+            asked in chat and has no template.
         EngineError: for a program that a task needs and this machine lacks.
     """
     plan = pin_plan(plan)
     lineage, ladder = build_lineage(plan), build_ladder(plan)
+    digests = identify_checkpoints(lineage)
+    for checkpoint in lineage:
+        check_template(checkpoint)
     tasks = [build_task(plan, name) for name in plan.tasks]
     for task in tasks:
         if isinstance(task, ChecksMachine):
@@ -88,7 +92,7 @@ def prepare(plan: AuditPlan) -> Prepared:
     return Prepared(
         plan=plan,
         ladder=ladder,
-        digests=identify_checkpoints(lineage),
+        digests=digests,
         task_digests={task.name: identify_task(plan, task) for task in tasks},
     )
 

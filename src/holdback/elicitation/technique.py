@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -148,7 +149,12 @@ def make_technique(rung: Rung) -> Technique:
         if rung.technique not in offered:
             raise UnknownNameError.among("technique", rung.technique, {*_TECHNIQUES, *offered})
         factory = offered[rung.technique].load()
+    taken = inspect.signature(factory).parameters
     try:
+        inspect.signature(factory).bind(**rung.parameters)
         return factory(**rung.parameters)
     except TypeError as error:
-        raise ConfigError(f"rung {rung.name!r}, technique {rung.technique!r}: {error}") from error
+        raise ConfigError(
+            f"rung {rung.name!r}, technique {rung.technique!r}: {error}; its parameters are"
+            f" {', '.join(taken) or 'none'}"
+        ) from error

@@ -29,6 +29,7 @@ BUILTIN = "builtin:"
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 # A fast tokenizer as it is saved, or the older files that transformers makes one from.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 def resolve_folder(reference: str, *, revision: str | None = None, weights: bool = True) -> Path:
@@ -95,6 +96,23 @@ def check_files(checkpoint: Checkpoint, *, weights: bool = True) -> None:
             f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none;"
             " save the fast tokenizer beside the weights"
         )
+
+
+def has_chat_template(checkpoint: Checkpoint) -> bool:
+    """Tell from a local checkpoint's files, without loading any, whether it can be asked in chat.
+
+    Raises:
+        CheckpointError: if there is no such folder.
+    """
+    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
+    if any((folder / name).exists() for name in _TEMPLATES):
+        return True
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Whether that is a fault is for the tokenizer to say.
+        return False
+    return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
 def _check_part(folder: Path, reference: str, name: str, *, weights: bool) -> None:

@@ -61,8 +61,8 @@ class LocalModel:
         """Render messages through the checkpoint's own chat template."""
         if not self.tokenizer.chat_template:
             raise CheckpointError(
-                f"checkpoint {self.name!r} has no chat template; ask it in completion format or"
-                " add one to its tokenizer_config.json"
+                f"checkpoint {self.name!r} has no chat template; ask it in completion format"
+                " (chat = false) or add one to its tokenizer_config.json"
             )
         from jinja2 import TemplateError
 

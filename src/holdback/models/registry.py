@@ -26,6 +26,7 @@ from holdback.models.loading import (
     find_device,
     find_repo,
     find_repos,
+    has_chat_template,
 )
 from holdback.models.protocol import Model
 from holdback.plan import AccessName
@@ -160,6 +161,19 @@ def identify_checkpoint(checkpoint: Checkpoint) -> str:
         # What only its loader knows, such as the digest of an engine's binary.
         identity["loader"] = identify(checkpoint)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def check_template(checkpoint: Checkpoint) -> None:
+    """Refuse local weights that are to be asked in chat and have no chat template.
+
+    Raises:
+        CheckpointError: saying how to ask them otherwise.
+    """
+    if checkpoint.chat and is_local(checkpoint) and not has_chat_template(checkpoint):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name!r} has no chat template; write chat = false to ask it in"
+            " completion format, or add a template to its tokenizer_config.json"
+        )
 
 
 def fetch_checkpoint(checkpoint: Checkpoint) -> None:
