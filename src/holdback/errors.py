@@ -71,6 +71,10 @@ class LogError(HoldbackError):
     """An evaluation log that cannot be read, or that does not pair with another."""
 
 
+class EmptyLogError(LogError):
+    """A log of an evaluation that ended before a sample was scored."""
+
+
 class InsufficientDataError(HoldbackError, ValueError):
     """Too few observations for the statistic asked for."""
 

@@ -338,7 +338,7 @@ def test_a_damaged_member_is_one_line(eval_log, tmp_path):
 def test_lm_eval_samples_are_read_as_planted(samples_folder):
     """Both tasks; by likelihood the answer is the likeliest choice."""
     generated, chosen = read_source(
-        str(samples_folder), ReadOptions(scores=("exact_match", "acc"))
+        str(samples_folder), ReadOptions(scores=("exact_match", "acc")), tell=print
     )[::-1]
 
     assert (generated.task, chosen.task) == ("sums_generated", "sums_chosen")
@@ -355,7 +355,7 @@ def test_lm_eval_samples_are_read_as_planted(samples_folder):
 def test_lm_evals_metrics_have_to_be_chosen_from(samples_folder):
     """`acc` or `acc_norm` is the reader's choice."""
     with pytest.raises(ConfigError, match="got 2: acc,none, acc_norm,none; choose with --score"):
-        read_source(str(samples_folder), DEFAULT)
+        read_source(str(samples_folder), DEFAULT, tell=print)
 
 
 def write_rows(folder, *rows):
@@ -386,7 +386,7 @@ def test_broken_samples_are_one_line(tmp_path, rows, line):
     path = write_rows(tmp_path, *rows)
 
     with pytest.raises(LogError, match=line) as refused:
-        read_source(str(path), DEFAULT)
+        read_source(str(path), DEFAULT, tell=print)
     assert str(path) in str(refused.value)
 
 
@@ -394,7 +394,7 @@ def test_samples_without_their_results_are_read_all_the_same(tmp_path):
     """The model is then called after the folder."""
     path = write_rows(tmp_path, row(0), row(1, acc=0.0, filtered_resps=[""]))
 
-    (log,) = read_source(str(path), DEFAULT)
+    (log,) = read_source(str(path), DEFAULT, tell=print)
 
     assert (log.model, log.task, log.expected) == (tmp_path.name, "sums", None)
     assert log.samples[1].outcome is Outcome.UNPARSED
@@ -411,7 +411,7 @@ def test_lm_evals_refusals_in_plain_words_are_told(tmp_path):
         row(3, acc=0.0, resps=[["ANSWER 9"]], filtered_resps=["9"]),
     )
 
-    (log,) = read_source(str(path), DEFAULT)
+    (log,) = read_source(str(path), DEFAULT, tell=print)
 
     assert [str(s.outcome) for s in log.samples] == ["refused", "refused", "correct", "wrong"]
 
@@ -432,7 +432,7 @@ def test_what_is_no_log_is_named(tmp_path, make, line):
         path.write_text('{"results": {}}')
 
     with pytest.raises((ConfigError, LogError), match=line):
-        read_source(str(path), DEFAULT)
+        read_source(str(path), DEFAULT, tell=print)
 
 
 def test_a_log_that_failed_before_it_was_scored_says_so(tmp_path):
@@ -446,7 +446,28 @@ def test_a_log_that_failed_before_it_was_scored_says_so(tmp_path):
 
     rewrite(good, tmp_path / "failed.eval", fail)
     with pytest.raises(LogError, match=r"status 'error'.*eval-retry"):
-        read_source(str(tmp_path / "failed.eval"), DEFAULT)
+        read_source(str(tmp_path / "failed.eval"), DEFAULT, tell=print)
+
+
+def test_a_try_that_came_to_nothing_is_left_out_of_a_folder(tmp_path):
+    """It is named, and no obstacle; a folder with nothing else is one."""
+    good = write_eval_log(tmp_path, [RIGHT, WRONG], name="one")
+
+    def fail(log):
+        log.status = "error"
+        log.samples = []
+
+    rewrite(good, tmp_path / "2026-01-01T00-00-00_one_failed.eval", fail)
+    told = []
+
+    (log,) = read_source(str(tmp_path), DEFAULT, tell=told.append)
+
+    assert len(log.samples) == 2
+    assert len(told) == 1
+    assert "one_failed.eval: expected samples, got none (status 'error')" in told[0]
+    good.unlink()
+    with pytest.raises(LogError, match="got none"):
+        read_source(str(tmp_path), DEFAULT, tell=told.append)
 
 
 def test_a_folder_is_one_log_a_task(tmp_path):
@@ -460,9 +481,9 @@ def test_a_folder_is_one_log_a_task(tmp_path):
 
     rewrite(good, tmp_path / "2026-01-01T00-00-00_two_failed.eval", fail)
 
-    one, two = read_source(str(tmp_path), DEFAULT)
+    one, two = read_source(str(tmp_path), DEFAULT, tell=print)
 
     assert (one.task, two.task, len(two.samples)) == ("one", "two", 2)
     rewrite(good, tmp_path / "2026-01-02T00-00-00_two_again.eval", lambda log: None)
     with pytest.raises(ConfigError, match="one log of task 'two', got 2"):
-        read_source(str(tmp_path), DEFAULT)
+        read_source(str(tmp_path), DEFAULT, tell=print)

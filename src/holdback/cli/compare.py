@@ -128,7 +128,7 @@ def import_results(
 
     options = _make_options(score, cluster, skip_unscored=skip_unscored)
     # All are read before the store is touched: a broken log changes nothing.
-    read = [log for reference in logs for log in read_log_files(reference, options)]
+    read = [log for reference in logs for log in read_log_files(reference, options, tell=tell)]
     with RunStore(store) as opened:
         for done in import_logs(read, opened, partial=partial):
             spec = done.specs[0]
@@ -170,7 +170,7 @@ def _read_sources(references: Sequence[str], options: ReadOptions) -> list[Sourc
     from holdback.interop.comparison import Source
     from holdback.interop.log_sources import read_source
 
-    read = [read_source(reference, options) for reference in references]
+    read = [read_source(reference, options, tell=tell) for reference in references]
     models = [logs[0].model for logs in read]
     names = models if len(set(models)) == len(models) else list(references)
     return [Source(name=name, logs=tuple(logs)) for name, logs in zip(names, read, strict=True)]
@@ -305,7 +305,8 @@ def _write_details(comparison: Comparison) -> list[str]:
     if c.routes:
         parts = ", ".join(
             f"{name} {write_number(route.difference, digits, signed=True)}"
-            f" (+{route.gained:g} −{route.lost:g})"
+            f" ({write_number(route.gained / d.n, digits, signed=True)}"
+            f" −{write_number(route.lost / d.n, digits)})"
             for name, route in c.routes.items()
         )
         lines.append(f"the difference by what the worse answer was: {parts}")

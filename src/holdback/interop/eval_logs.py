@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdback.errors import ConfigError, LogError
+from holdback.errors import ConfigError, EmptyLogError, LogError
 from holdback.interop.eval_archive import DamagedMemberError, EvalArchive, name_sample
 from holdback.interop.logs import (
     SHOWN_CHARACTERS,
@@ -165,7 +165,7 @@ def _read(parts: _Parts, options: ReadOptions, source: str) -> TaskLog:
     names = set(_name_scores(parts.summaries))
     if not names and status != "success":
         said = str((parts.header.get("error") or {}).get("message", "")).partition("\n")[0]
-        raise LogError(
+        raise EmptyLogError(
             f"{source}: expected samples with scores, got none: the evaluation ended with status"
             f" {status!r}{f' ({said:.120})' if said else ''}; run it again (inspect eval-retry)"
         )

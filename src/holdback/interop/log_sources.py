@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from holdback.errors import ConfigError, LogError
+from holdback.errors import ConfigError, EmptyLogError, LogError
 from holdback.interop.eval_logs import is_eval_file, read_eval_file
 from holdback.interop.lm_eval_samples import is_samples_file, read_samples_file
 from holdback.interop.logs import ReadOptions, TaskLog
@@ -16,9 +17,17 @@ _EXPECTED = (
     " run in a store (STORE.sqlite#CHECKPOINT/RUNG)"
 )
 
+Tell: TypeAlias = Callable[[str], None]
 
-def read_source(reference: str, options: ReadOptions) -> list[TaskLog]:
+
+def read_source(reference: str, options: ReadOptions, *, tell: Tell) -> list[TaskLog]:
     """Read what `reference` names, a log a task, in the order of their tasks.
+
+    Args:
+        reference: A file, a folder or a run in a store.
+        options: How to read.
+        tell: Hears of a folder's logs that are left out: evaluations that ended before a sample
+            was scored.
 
     Raises:
         LogError: for what cannot be read.
@@ -32,15 +41,20 @@ def read_source(reference: str, options: ReadOptions) -> list[TaskLog]:
     if not place.exists():
         raise ConfigError(f"expected {_EXPECTED}, found nothing at {path!r}")
     if place.is_dir():
-        logs = [_read_file(file, options) for file in _list_files(place)]
+        logs = _read_files(_list_files(place), options, tell)
         return sorted(_pick_latest(logs, path), key=lambda log: log.task)
     if is_store(place):
         return read_stored(place, run)
     return [_read_file(place, options)]
 
 
-def read_log_files(reference: str, options: ReadOptions) -> list[TaskLog]:
+def read_log_files(reference: str, options: ReadOptions, *, tell: Tell) -> list[TaskLog]:
     """Read every log of a file or folder, several of one task too; what `import` takes.
+
+    Args:
+        reference: The file or folder.
+        options: How to read.
+        tell: As for `read_source`.
 
     Raises:
         LogError: for what cannot be read.
@@ -49,8 +63,24 @@ def read_log_files(reference: str, options: ReadOptions) -> list[TaskLog]:
     place = Path(reference)
     if not place.exists():
         raise ConfigError(f"expected a log or a folder of logs, found nothing at {reference!r}")
-    files = _list_files(place) if place.is_dir() else [place]
-    return [_read_file(file, options) for file in files]
+    if place.is_dir():
+        return _read_files(_list_files(place), options, tell)
+    return [_read_file(place, options)]
+
+
+def _read_files(files: Sequence[Path], options: ReadOptions, tell: Tell) -> list[TaskLog]:
+    """Read the logs of a folder; tries that came to nothing lie beside those that did not."""
+    logs, empty = [], []
+    for file in files:
+        try:
+            logs.append(_read_file(file, options))
+        except EmptyLogError as error:
+            empty.append(error)
+    if empty and not logs:
+        raise empty[0]
+    for error in empty:
+        tell(f"left out: {error}")
+    return logs
 
 
 def _read_file(path: Path, options: ReadOptions) -> TaskLog:

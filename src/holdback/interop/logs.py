@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdback.errors import ConfigError, LogError
+from holdback.errors import ConfigError, EmptyLogError, LogError
 from holdback.tasks.task import Outcome
 
 SHOWN_CHARACTERS = 600
@@ -170,10 +170,12 @@ def require_any(samples: Sequence[object], source: str, status: str) -> None:
     """Refuse a log without samples.
 
     Raises:
-        LogError: naming the log.
+        EmptyLogError: naming the log, if its evaluation did not end well.
+        LogError: if it did.
     """
     if not samples:
-        raise LogError(
+        kind = LogError if status == "success" else EmptyLogError
+        raise kind(
             f"{source}: expected samples, got none (status {status!r}); run the evaluation on a"
             " dataset that has some, and with its samples logged"
         )
