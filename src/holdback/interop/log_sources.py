@@ -78,8 +78,8 @@ def _read_files(files: Sequence[Path], options: ReadOptions, tell: Tell) -> list
             empty.append(error)
     if empty and not logs:
         raise empty[0]
-    for error in empty:
-        tell(f"left out: {error}")
+    for reason in empty:
+        tell(f"left out: {reason}")
     return logs
 
 
