@@ -10,6 +10,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from holdback.cli.app import main
+from holdback.errors import StoreError
 from holdback.organisms.calibration.campaign import Campaign, run_campaign
 from holdback.organisms.calibration.gates import Gates
 from holdback.organisms.calibration.ladder import list_rungs
@@ -178,6 +179,17 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert [found.identity for found in go()] == ["made anew"] * 2 + ["weights"] * 2
     assert ran[4:] == [("refusal", "weights"), ("refusal", "samples")]
     assert len(campaign.read_trials()) == 4
+
+
+def test_trials_of_another_version_are_one_line(tmp_path):
+    """Not a traceback, and not passed over: they cost hours."""
+    campaign = Campaign(folder=tmp_path, zoo=tmp_path)
+    older = json.loads(trial("refusal").to_json())
+    del older["identity"]
+    (tmp_path / "trials.jsonl").write_text(trial("hardened").to_json() + "\n" + json.dumps(older))
+
+    with pytest.raises(StoreError, match=r"trials.jsonl, line 2: .*--out"):
+        campaign.read_trials()
 
 
 def test_what_must_be_pretrained_for_hours_is_not_made_on_the_way(tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from holdback.errors import StoreError
 from holdback.organisms.calibration.ladder import identify_audit, plan_audit
 from holdback.organisms.calibration.trials import Trial, read_trial, run_trial
 from holdback.organisms.text.zoo import ORGANISMS, Organism, get_organism, list_shipped
@@ -48,12 +49,24 @@ class Campaign:
         return list(product(self.seeds, found, levels))
 
     def read_trials(self) -> dict[tuple[int, str, str], Trial]:
-        """Read what was tried before, by seed, organism and access; of several, the last."""
+        """Read what was tried before, by seed, organism and access; of several, the last.
+
+        Raises:
+            StoreError: for a line that this version did not write.
+        """
         file = self.folder / "trials.jsonl"
-        if not file.exists():
-            return {}
-        trials = [read_trial(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {(trial.seed, trial.organism, trial.access): trial for trial in trials}
+        found = {}
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                trial = read_trial(line)
+            except (ValueError, TypeError, KeyError) as error:
+                raise StoreError(
+                    f"{file}, line {number}: expected a trial as this version writes them, got"
+                    f" another ({error}); name another folder (--out), or move the file away"
+                ) from error
+            found[trial.seed, trial.organism, trial.access] = trial
+        return found
 
 
 def _interleave(organisms: Sequence[Organism]) -> list[Organism]:
