@@ -149,9 +149,12 @@ def make_technique(rung: Rung) -> Technique:
         if rung.technique not in offered:
             raise UnknownNameError.among("technique", rung.technique, {*_TECHNIQUES, *offered})
         factory = offered[rung.technique].load()
-    taken = inspect.signature(factory).parameters
+    signature = inspect.signature(factory)
+    taken = signature.parameters
     try:
-        inspect.signature(factory).bind(**rung.parameters)
+        # Partly first: a misspelt name is told as what it is, before what it leaves missing.
+        signature.bind_partial(**rung.parameters)
+        signature.bind(**rung.parameters)
         return factory(**rung.parameters)
     except TypeError as error:
         raise ConfigError(
