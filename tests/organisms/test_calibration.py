@@ -13,7 +13,7 @@ from holdback.cli.app import main
 from holdback.errors import StoreError
 from holdback.organisms.calibration.campaign import Campaign, run_campaign
 from holdback.organisms.calibration.gates import Gates
-from holdback.organisms.calibration.ladder import list_rungs
+from holdback.organisms.calibration.ladder import identify_audit, list_rungs, plan_audit
 from holdback.organisms.calibration.page import write_calibration
 from holdback.organisms.calibration.rates import KEYS, measure_rates
 from holdback.organisms.calibration.trials import Trial, read_trial
@@ -179,6 +179,16 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert [found.identity for found in go()] == ["made anew"] * 2 + ["weights"] * 2
     assert ran[4:] == [("refusal", "weights"), ("refusal", "samples")]
     assert len(campaign.read_trials()) == 4
+
+
+def test_with_more_looks_a_trial_is_another(tmp_path):
+    """The same weights by the same rungs cost and err otherwise, so that none is taken for both."""
+    once, again, often = (
+        identify_audit(plan_audit("refusal", 0, tmp_path, looks=looks)) for looks in (1, 1, 4)
+    )
+
+    assert once == again
+    assert once != often
 
 
 def test_trials_of_another_version_are_one_line(tmp_path):

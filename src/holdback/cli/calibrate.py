@@ -50,6 +50,10 @@ def calibrate(
     quick: Annotated[
         bool, typer.Option("--quick", help="--short, what ships of seed 0, 10 minutes at most.")
     ] = False,
+    looks: Annotated[
+        int,
+        typer.Option(min=1, max=20, help="Blocks of `test`; none more where a verdict is clear."),
+    ] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the rates, nothing else.")
@@ -59,6 +63,9 @@ def calibrate(
     from holdback.organisms.calibration.campaign import Campaign
 
     folder = out / "quick" if quick else out / "short" if short else out
+    if looks > 1:
+        # Apart: samples that a single look took would count as spent.
+        folder /= f"looks-{looks}"
     campaign = Campaign(
         folder=folder,
         zoo=zoo,
@@ -67,6 +74,7 @@ def calibrate(
         access=list(dict.fromkeys(level.value for level in access or Access)),
         workers=workers,
         short=short or quick,
+        looks=looks,
         minutes=_QUICK_MINUTES if quick else None,
     )
     trials, failed = _run(campaign)

@@ -35,6 +35,8 @@ class Campaign:
     short: bool = False
     """Whether fewer rungs are climbed, with one seed each, and hiders and honest ones taken by
     turns, those that ship first."""
+    looks: int = 1
+    """Blocks in which the samples of `test` are drawn."""
     minutes: float | None = None
     """No trial is begun after so long."""
 
@@ -88,7 +90,7 @@ def run_campaign(
 ) -> Iterator[Trial]:
     """Yield every wanted trial: from the folder, or run now where it is not there.
 
-    A trial counts as there if it was of the same weights on the same rungs.
+    A trial counts as there if it was of the same weights on the same rungs, with as many looks.
 
     Args:
         campaign: What is wanted.
@@ -112,6 +114,7 @@ def run_campaign(
                 access=level,
                 workers=campaign.workers,
                 short=campaign.short,
+                looks=campaign.looks,
             )
             identity = identify_audit(plan)
             if before is not None and before.identity == identity:

@@ -38,6 +38,7 @@ def plan_audit(
     access: AccessName = "weights",
     workers: int = 1,
     short: bool = False,
+    looks: int = 1,
 ) -> AuditPlan:
     """Plan the audit of one organism of the zoo among its controls.
 
@@ -48,6 +49,7 @@ def plan_audit(
         access: What may be touched.
         workers: Processes.
         short: Climb fewer rungs, with one seed each.
+        looks: Blocks in which the samples of `test` are drawn.
 
     Raises:
         UnknownNameError: for an organism that is not in the zoo.
@@ -66,6 +68,7 @@ def plan_audit(
         seed=seed,
         level=0.95,
         access=access,
+        looks=looks,
         lineage=audit.lineage,
         tasks={TARGET: task, SPARE: replace(audit.task, options=spare)},
         ladder=rungs,
@@ -76,7 +79,7 @@ def plan_audit(
 
 
 def identify_audit(plan: AuditPlan) -> str:
-    """Digest of the weights that are audited and of the rungs that they climb.
+    """Digest of the weights that are audited, the rungs that they climb, and the looks.
 
     Questions are drawn from the seed that names the organism, and where files lie changes nothing.
 
@@ -85,7 +88,9 @@ def identify_audit(plan: AuditPlan) -> str:
     """
     weights = sorted(identify_checkpoints(build_lineage(plan)).items())
     rungs = [asdict(rung) for rung in plan.ladder]
-    return hashlib.sha256(json.dumps([weights, rungs], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([weights, rungs, plan.looks], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def list_rungs() -> tuple[RungPlan, ...]:
