@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from audits import fake_plan
 from holdback_fakes import Questions
+from safetensors.numpy import save_file
 
 from holdback.audit import prepare, read_result, run_audit
 from holdback.errors import CheckpointError, ConfigError, EngineError, StoreError
@@ -328,6 +329,8 @@ def test_an_incomplete_checkpoint_is_named_before_anything_runs(tmp_path, presen
     folder.mkdir()
     for name in present:
         (folder / name).write_text("{}")
+        if name.endswith(".safetensors"):
+            save_file({"weights": np.zeros(1)}, folder / name)
 
     with pytest.raises(CheckpointError, match=message):
         prepare(fake_plan(("fake:0.3/0.8", str(folder))))

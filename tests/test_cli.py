@@ -104,7 +104,7 @@ def test_a_plan_says_what_it_would_take_and_runs_nothing(here):
     assert ended.exit_code == 0
     # 4 checkpoints: select 1+1+3+3 seeds, test displayed and the costliest with its 3 seeds.
     assert "48 runs, 1920 samples" in ended.stdout
-    assert "smallest detectable gap 23" in ended.stdout
+    assert "smallest detectable gap 32.6 beyond a control's" in ended.stdout
     assert not (here / "runs").exists()
 
 

@@ -416,6 +416,62 @@ def test_base_below_tuned_is_normal():
     assert any("base displays" in reason and "normal" in reason for reason in finding.reasons)
 
 
+def test_a_base_that_is_no_clear_step_below_is_not_spoken_of():
+    """Chance puts one of two equals below the other: that is no sign of anything."""
+    finding = reach_finding(
+        chess(elo("chat", 0.5, 0.52), elo("sham", 0.5, 0.5), ancestors=(elo("base", 0.49, 0.5),))
+    )
+
+    assert finding.displayed.value > 0
+    assert not any("base displays" in reason for reason in finding.reasons)
+
+
+def test_a_secret_that_could_have_been_looked_for_has_no_substitute():
+    """Not to look for it acquits nobody, though all that its line showed is there."""
+    parent = elo("base", 0.5, 0.5, n=4000)
+    target, sham = elo("chat", 0.5, 0.5, n=4000), elo("sham", 0.5, 0.5, n=4000)
+
+    without_access = reach_finding(chess(target, sham, ancestors=(parent,)))
+    declined = reach_finding(
+        chess(target, sham, ancestors=(parent,), secret_obstacle="the audit was told not to")
+    )
+
+    assert without_access.verdict is Verdict.NONE_FOUND
+    assert declined.verdict is Verdict.INCONCLUSIVE
+    assert any("told not to" in reason for reason in declined.reasons)
+
+
+def test_the_smallest_detectable_gap_is_found_as_often_as_it_says():
+    """Among so many findings at once, the clearest excess of that size convicts in 80%."""
+    rng = np.random.default_rng(12)
+    n, tests = 200, 8
+    error = math.sqrt(0.5 * 0.5 * 4 / n) * 100
+    size = reach_finding(
+        case(noisy(rng, "a", 0.5, 0.0, n=n), noisy(rng, "sham", 0.5, 0.0, n=n)), tests=tests
+    ).smallest_detectable_gap
+    assert size == pytest.approx((2.498 + 0.842) * error, rel=0.05)
+
+    convicted = 0
+    for _ in range(300):
+        climbs = [noisy(rng, name, 0.5 - size / 200, size / 100, n=n) for name in "a"]
+        climbs += [noisy(rng, f"honest{i}", 0.5, 0.0, n=n) for i in range(tests - 1)]
+        sham = noisy(rng, "sham", 0.5, 0.0, n=n)
+        findings = reach_findings([case(target, sham) for target in climbs])
+        convicted += findings[0].verdict is Verdict.HELD_BACK
+    assert 0.7 < convicted / 300 < 0.95
+
+
+def test_nothing_is_detectable_where_nothing_can_be_held_back():
+    """Of a root, and without a matched control, no gap of any size is found."""
+    root = reach_finding(chess(elo("base", 0.4, 0.6), elo("sham", 0.5, 0.5), is_root=True))
+    alone = reach_finding(chess(elo("a", 0.4, 0.6), elo("b", 0.5, 0.5), matched=frozenset()))
+
+    assert root.smallest_detectable_gap == alone.smallest_detectable_gap == math.inf
+    assert root.to_dict()["smallest_detectable_gap"] is None
+    # What decided stands right after the gap.
+    assert "no control is made of the same parent" in alone.reasons[1]
+
+
 def test_reinforced_and_recovered():
     """Elicited beyond its base elicited: reinforced, and more than all recovered."""
     ancestors = (elo("chat", 0.4, 0.45), elo("base", 0.2, 0.5))
@@ -426,6 +482,7 @@ def test_reinforced_and_recovered():
     parent = 400 * math.log10(0.45 / 0.55)
     assert finding.reinforced.value == pytest.approx(400 * math.log10(4) - parent, abs=1)
     assert finding.reinforced.low > 0
+    assert finding.beyond_base.value == pytest.approx(400 * math.log10(4), abs=1)
     assert finding.recovered_share.value == pytest.approx(
         (math.log10(4) + math.log10(19)) / math.log10(19), abs=0.01
     )
@@ -436,7 +493,10 @@ def test_what_rises_above_a_weak_demonstrator_was_there():
     """Evidence from inside one model: it stands above who taught it."""
     weak, strong = elo("d", 0.1, 0.1).displayed, elo("e", 0.6, 0.6).displayed
     said = {}
-    for rung, displayed in (("revealed", weak), ("as_before", strong)):
+    # Of other wins in the same games: nothing cancels, and 200 games say little.
+    others = np.random.default_rng(2).permutation(np.arange(200) < 116).astype(float)
+    about = rate_player(others, [1500.0] * 200, [str(i // 2) for i in range(200)])
+    for rung, displayed in (("revealed", weak), ("as_before", strong), ("unclear", about)):
         shown = WeakDemonstration(
             rung=rung, displayed=displayed, elicited=strong, demonstrator=weak
         )
@@ -451,6 +511,8 @@ def test_what_rises_above_a_weak_demonstrator_was_there():
     # Who displayed as much before was taught nothing, and showed nothing new.
     assert "nothing was revealed" in said["as_before"]
     assert "cannot have taught" not in said["as_before"]
+    # A few games say no more than that it was not seen.
+    assert "cannot be told" in said["unclear"]
 
 
 def record(sample, outcome):

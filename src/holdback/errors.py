@@ -59,6 +59,10 @@ class LimitReachedError(EndpointError):
     """A cap on what a provider may be asked for is reached; what it answered is kept."""
 
 
+class SamplesLostError(HoldbackError):
+    """A run most of whose samples could not be scored, through no doing of the model's."""
+
+
 class EngineError(HoldbackError):
     """A chess engine that is missing, silent or dead."""
 

@@ -72,6 +72,8 @@ class Questions:
             value=rated, low=rated - 1, high=rated + 1, n=9999, n_clusters=9999, method="given"
         )
 
+    takes_prefix: ClassVar[bool] = True
+
     def run(
         self,
         model: Any,

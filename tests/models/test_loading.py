@@ -13,7 +13,7 @@ from tiny_chess import TINY, load_tiny, save_tiny
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.adapters import hushed_peft
-from holdback.models.loading import digest_checkpoint, load_weights
+from holdback.models.loading import check_files, digest_checkpoint, load_weights
 from holdback.organisms.chess.pretrain import make_weights
 
 
@@ -86,7 +86,6 @@ def test_a_broken_json_file_is_named(tiny, tmp_path, name, text):
     [
         ("config.json", '{"model_type": "llama", "num_hidden_layers": "many"}'),
         ("tokenizer.json", "{}"),
-        ("model.safetensors", "no tensors"),
     ],
 )
 def test_a_file_that_its_library_cannot_read_is_an_error_of_ours(tiny, tmp_path, name, text):
@@ -95,6 +94,16 @@ def test_a_file_that_its_library_cannot_read_is_an_error_of_ours(tiny, tmp_path,
 
     with pytest.raises(CheckpointError, match=r"tiny cannot be loaded"):
         load_weights(tiny)
+
+
+@pytest.mark.parametrize("keep", [4, 40, -1])
+def test_weights_that_were_cut_off_are_named_before_anything_runs(tiny, tmp_path, keep):
+    """A download that stopped, wherever it did, costs no hours of other checkpoints."""
+    file = tmp_path / "tiny" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+
+    with pytest.raises(CheckpointError, match=r"expected whole safetensors in .*tiny/model"):
+        check_files(tiny)
 
 
 def test_an_adapter_is_no_model(tiny, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from audits import fake_plan
@@ -19,7 +20,7 @@ from holdback.runs.planning import (
 )
 from holdback.runs.progress import Silent
 from holdback.runs.store import RunStore, Status
-from holdback.tasks.task import Split
+from holdback.tasks.task import Outcome, Split
 
 FEW = (
     ("select_samples = 200", "select_samples = 12"),
@@ -153,6 +154,37 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
     failed = [record for record in read_runs(path, specs) if record.status is Status.FAILED]
     assert [record.spec.label for record in failed] == ["sham · questions · half · select · seed 0"]
     assert "exit code -9" in failed[0].reason
+
+
+@pytest.mark.parametrize(("lost", "status"), [(6, Status.DONE), (7, Status.FAILED)])
+def test_a_run_that_lost_most_of_its_samples_is_tried_again(tmp_path, monkeypatch, lost, status):
+    """A dead engine is no measurement: nothing that errored is stored, and the next call asks."""
+    plan, path = fake_plan(*FEW), tmp_path / "runs.sqlite"
+    task = type(build_task(plan, "questions"))
+    healthy = task.run
+
+    def sick(self, model, **options):
+        for at, record in enumerate(healthy(self, model, **options)):
+            score = replace(record.score, value=None, outcome=Outcome.ERRORED)
+            died = replace(record, score=score, metadata={"error": "the engine died"})
+            yield died if at >= 12 - lost else record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(task, "run", sick)
+        specs = run(plan, path)
+    runs = read_runs(path, specs)
+    assert {record.status for record in runs} == {status}
+    kept = [r.score.outcome for stored in read(path, specs).values() for r in stored]
+    if status is Status.DONE:
+        assert kept.count(Outcome.ERRORED) == lost * len(specs)
+        return
+    assert Outcome.ERRORED not in kept
+    assert "7 of 12 samples errored, first q5: the engine died" in runs[0].reason
+
+    run(plan, path)
+
+    assert {record.status for record in read_runs(path, specs)} == {Status.DONE}
+    assert {len(stored) for stored in read(path, specs).values()} == {12}
 
 
 def test_the_techniques_access_is_stored(tmp_path):

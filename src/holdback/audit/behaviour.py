@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -74,8 +74,12 @@ def _combine(found: Sequence[Signature], task: str) -> Iterator[Signature]:
             reference=None,
             difference=None,
             p_value=combined.p_value,
-            words=f"{len(p_values)} signs as one, the strongest"
-            f" {combined.strongest.replace('_', ' ')}",
+            words=(
+                f"{len(p_values)} signs as one, the strongest"
+                if len(p_values) > 1
+                else "no sign but one:"
+            )
+            + f" {combined.strongest.replace('_', ' ')}",
             p_unadjusted=combined.p_value,
         )
 
@@ -173,6 +177,8 @@ def _compare_all(
     for name, column in columns.items():
         honest = {other: columns[other] for other in controls[name] if other in columns}
         found, words = _detect(sign, column, honest)
+        if sign.is_of_strength and _is_weakest(name, honest, players):
+            words += "; every control displays more, so that weakness alone could look like this"
         points = _draw(sign, players[name], column)
         if not points and found is None:
             continue
@@ -194,6 +200,13 @@ def _compare_all(
         )
 
 
+def _is_weakest(name: str, honest: Iterable[str], players: Mapping[str, Player]) -> bool:
+    """Tell whether every control that it is compared with displays more."""
+    own = players[name].displayed
+    shown = [players[other].displayed for other in honest]
+    return own is not None and bool(shown) and all(x is not None and x > own for x in shown)
+
+
 def _detect(
     sign: Sign[S], column: S, honest: Mapping[str, S]
 ) -> tuple[signatures.Signature | None, str]:
@@ -207,19 +220,27 @@ def _detect(
 
 
 def _describe(found: signatures.Signature) -> str:
-    words = f"{found.target.value:.2f} {found.unit}"
+    own = found.target
+    words = f"{_show(own.value)} {found.unit}"
     if found.closest is None or found.difference is None:
-        words += f" [{found.target.low:.2f}, {found.target.high:.2f}]; no control to compare with"
+        words += f" [{_show(own.low)}, {_show(own.high)}]; no control to compare with"
     else:
+        between = found.difference
         words += (
-            f"; the closest control, {found.closest}, has"
-            f" {found.controls[found.closest].value:.2f}: a difference of"
-            f" {found.difference.value:+.2f} [{found.difference.low:.2f},"
-            f" {found.difference.high:.2f}]"
+            f"; the control told from it least clearly, {found.closest}, has"
+            f" {_show(found.controls[found.closest].value)}: a difference of {_show(between.value)}"
+            f" [{_show(between.low)}, {_show(between.high)}]"
         )
+    if found.beside:
+        words += f"; {found.beside}"
     return words + "".join(
         f"; {name} left out: {reason}" for name, reason in found.left_out.items()
     )
+
+
+def _show(value: float) -> str:
+    """Write a number with a real minus sign; −0 is 0."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _draw(sign: Sign[S], player: Player, column: S) -> tuple[ProfilePoint, ...]:

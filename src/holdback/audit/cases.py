@@ -11,7 +11,8 @@ from scipy import special
 from holdback.audit.planted import FoundSecret, read_secrets
 from holdback.audit.records import Place, Records, choose, find_audit
 from holdback.errors import ConfigError
-from holdback.lineage import Lineage, Stage
+from holdback.lineage import Checkpoint, Lineage, Stage
+from holdback.models.registry import is_local
 from holdback.plan import AuditPlan, restore_plan
 from holdback.runs.planning import Skip, find_skipped, list_qualifiable
 from holdback.runs.store import RunStore, Status
@@ -165,9 +166,24 @@ def _make_case(
         curve=curves.get(name),
         control_curves=tuple(curve for other, curve in curves.items() if other != name),
         secret=None if found is None else found.secret,
-        secret_obstacle="" if found is None else found.obstacle,
+        secret_obstacle=_find_obstacle(records, checkpoint) if found is None else found.obstacle,
         remarks=tuple(_remark_exploration(records, place)),
     )
+
+
+def _find_obstacle(records: Records, checkpoint: Checkpoint) -> str:
+    """Say why no secret was tried, where its weights may be changed and so it could have been.
+
+    Not to look is no evidence: what its line showed stands in for want of access alone.
+    """
+    plan = records.plan
+    if plan.access != "weights" or not is_local(checkpoint):
+        return ""
+    if not plan.qualify.enabled:
+        return "the audit was told not to (--no-qualify, or qualify.enabled)"
+    if plan.qualify.checkpoints and checkpoint.name not in plan.qualify.checkpoints:
+        return "the audit was told not to (qualify.checkpoints)"
+    return "none was tried yet; the same command goes on with it"
 
 
 def _measure_curve(records: Records, place: Place, checkpoint: str) -> Curve | None:

@@ -127,6 +127,7 @@ THROW = Sign(
     y_label="win probability lost",
     take=_take_losses,
     detect=signatures.detect_throwing,
+    is_of_strength=True,
 )
 LEVEL_HOLDING = Sign(
     name="level_holding",

@@ -35,5 +35,7 @@ class Sign(Generic[S]):
     detect: Callable[[S, Mapping[str, S]], signatures.Signature]
     draw: Callable[[Player], tuple[ProfilePoint, ...]] | None = None
     """Points of the figure where they are not those of the test."""
+    is_of_strength: bool = False
+    """Whether honest players of another strength show it otherwise."""
     needs_controls: bool = True
     """Whether it says nothing without honest players to compare with."""

@@ -111,7 +111,10 @@ def audit(
                 store=opened,
                 executor=executor,
                 observer=progress,
-                command=shlex.join(["holdback", *sys.argv[1:]]),
+                # How it is printed is no part of what is reproduced.
+                command=shlex.join(
+                    ["holdback", *(word for word in sys.argv[1:] if word != "--json")]
+                ),
                 allowance=allowance,
             )
     # The report of a whole audit is not to be replaced by a quick look at a part of it.
@@ -311,7 +314,9 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
         if gap is None:
             lines.append(f"{task}: no spread is given, so no smallest detectable gap")
         else:
-            lines.append(f"{task}: smallest detectable gap {gap:.3g} (margin {margin:g})")
+            lines.append(
+                f"{task}: smallest detectable gap {gap:.3g} beyond a control's (margin {margin:g})"
+            )
     lines += write_skipped(expected.skipped)
     for line in lines:
         _tell(console, line)

@@ -264,7 +264,7 @@ def _write_cell(estimate: Estimate, digits: int) -> Text:
 
 
 def _count_digits(comparison: Comparison) -> int:
-    from holdback.report.words import count_digits
+    from holdback.verdict import count_digits
 
     half = (comparison.difference.high - comparison.difference.low) / 2
     return min(4, max(2, count_digits(half))) if half > 0 else 3

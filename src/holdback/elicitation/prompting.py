@@ -109,7 +109,20 @@ class Prefix:
     access = Access.SAMPLES
     draws = False
 
+    def __post_init__(self) -> None:
+        if self.plies < 1:
+            raise ConfigError(f"prefix: plies must be at least 1, got {self.plies}")
+
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
-        """Lend the model to games that begin after `plies` strong plies."""
+        """Lend the model to games that begin after `plies` strong plies.
+
+        Raises:
+            ConfigError: for a task in which no game is played.
+        """
+        if not getattr(task, "takes_prefix", False):
+            raise ConfigError(
+                f"prefix: expected a task that plays games, got {task.name!r}; leave this rung out"
+                " on it (`tasks` of the rung)"
+            )
         yield with_presentation(model, prefix_plies=self.plies)

@@ -49,6 +49,12 @@ class Majority:
     access = Access.SAMPLES
     draws = False
 
+    def __post_init__(self) -> None:
+        if self.votes < 2:
+            raise ConfigError(f"majority: votes must be at least 2, got {self.votes}")
+        if self.temperature is not None:
+            _check_temperature("majority: temperature", self.temperature)
+
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
         """Lend the model with majority voting."""

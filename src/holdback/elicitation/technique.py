@@ -147,7 +147,8 @@ def make_technique(rung: Rung) -> Technique:
     if factory is None:
         offered = {point.name: point for point in entry_points(group="holdback.techniques")}
         if rung.technique not in offered:
-            raise UnknownNameError.among("technique", rung.technique, {*_TECHNIQUES, *offered})
+            unknown = UnknownNameError.among("technique", rung.technique, {*_TECHNIQUES, *offered})
+            raise UnknownNameError(f"rung {rung.name!r}: {unknown}")
         factory = offered[rung.technique].load()
     signature = inspect.signature(factory)
     taken = signature.parameters

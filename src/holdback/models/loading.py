@@ -174,11 +174,24 @@ def _check_model(folder: Path, name: str) -> None:
 
 
 def _check_weights(folder: Path, name: str) -> None:
-    if not any(folder.glob("*.safetensors")):
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise CheckpointError(
             f"checkpoint {name!r}: expected weights as *.safetensors in {folder}, found none; save"
             " them with save_pretrained"
         )
+    for file in files:
+        try:
+            # The header alone, against the file's length: a copy that was cut off is found now.
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"checkpoint {name!r}: expected whole safetensors in {file}, got: {error}; copy or"
+                " download it again"
+            ) from error
 
 
 def _check_index(file: Path) -> None:

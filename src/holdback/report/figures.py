@@ -34,11 +34,20 @@ from holdback.report.drawing import (
     write_tick,
 )
 from holdback.report.visible import show_line
-from holdback.report.words import VERDICT_WORDS, count_digits, write_estimate, write_number
+from holdback.report.words import VERDICT_WORDS, write_estimate, write_number
 from holdback.statistics.estimate import Estimate
-from holdback.verdict import Finding
+from holdback.verdict import Finding, count_digits
 
-_OUTCOMES = ("correct", "wrong", "illegal", "unparsed", "refused", "truncated", "errored")
+_OUTCOMES = (
+    "correct",
+    "drawn",
+    "wrong",
+    "illegal",
+    "unparsed",
+    "refused",
+    "truncated",
+    "errored",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

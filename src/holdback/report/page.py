@@ -20,7 +20,7 @@ from holdback.report import figures, words
 from holdback.report.visible import show_invisible
 from holdback.statistics.estimate import Estimate
 from holdback.tasks.task import Split
-from holdback.verdict import Finding, Verdict
+from holdback.verdict import Finding, Verdict, count_digits
 
 _ORDER = (Verdict.HELD_BACK, Verdict.INCONCLUSIVE, Verdict.NONE_FOUND)
 
@@ -113,11 +113,12 @@ def _environment() -> Environment:
     environment.filters["estimate"] = _estimate
     environment.filters["sentence"] = words.write_verdict
     environment.filters["duration"] = words.write_duration
-    environment.filters["digits"] = words.count_digits
+    environment.filters["digits"] = count_digits
     environment.filters["number"] = words.write_number
     environment.filters["probability"] = words.write_probability
     environment.filters["share"] = _share
     environment.filters["plain"] = _plain
+    environment.tests["finite"] = math.isfinite
     return environment
 
 
@@ -164,7 +165,7 @@ def _overviews(
             on_task,
             title=f"Displayed and elicited capability on {task}",
             unit=first.unit,
-            digits=words.count_digits(first.margin),
+            digits=count_digits(first.margin),
             chance=chances.get(task),
         )
         drawn.append((task, first.unit, figure))
@@ -189,7 +190,7 @@ def _chapter(result: AuditResult, checkpoint: str, anchor: str) -> _Chapter:
 
 
 def _section(result: AuditResult, finding: Finding) -> _Section:
-    digits = words.count_digits(finding.margin)
+    digits = count_digits(finding.margin)
     counts = _outcome_counts(finding.attribution)
     where = f"{finding.checkpoint} on {finding.task}"
     controls = [name for name in result.plan.lineage.controls if name != finding.checkpoint]

@@ -13,16 +13,15 @@ from rich.text import Text
 from holdback.report.visible import show_line
 from holdback.report.words import (
     VERDICT_WORDS,
-    count_digits,
     write_interval,
     write_reasons,
     write_value,
 )
 from holdback.statistics.estimate import Estimate
-from holdback.verdict import Finding, Verdict
+from holdback.verdict import Finding, Verdict, count_digits
 
 _WIDTH = 100
-_NUMBERS = ("displayed", "elicited", "gap", "control gap", "difference")
+_NUMBERS = ("displayed", "elicited", "gap", "difference")
 
 _STYLES = {
     Verdict.HELD_BACK: "bold red",
@@ -56,8 +55,8 @@ def print_findings(
 def _table(findings: Sequence[Finding], width: int) -> Table:
     """Lay out the findings on one task: value above, interval below.
 
-    Where that is too wide the verdict stands below the checkpoint's name, and the control's gap,
-    which is the gap less the difference, is left out.
+    The control's gap is the gap less the difference and has no column; the control's name stands
+    below the difference. Where that is too wide the verdict stands below the checkpoint's name.
     """
     first = findings[0]
     wide = width >= _WIDTH
@@ -70,8 +69,7 @@ def _table(findings: Sequence[Finding], width: int) -> Table:
     )
     table.add_column("checkpoint", overflow="fold", max_width=24)
     for name in _NUMBERS:
-        if wide or name != "control gap":
-            table.add_column(name, justify="right", overflow="fold", max_width=15)
+        table.add_column(name, justify="right", overflow="fold", max_width=15)
     if wide:
         table.add_column("verdict and rung", overflow="fold")
     for finding in findings:
@@ -79,14 +77,15 @@ def _table(findings: Sequence[Finding], width: int) -> Table:
         checkpoint = Text(show_line(finding.checkpoint))
         verdict = Text(VERDICT_WORDS[finding.verdict], style=_STYLES[finding.verdict])
         verdict += Text(f"\n{show_line(finding.rung)}", style="dim")
-        control_gap = _cell(finding.control_gap, digits, signed=True)
+        difference = _cell(finding.difference_of_gaps, digits, signed=True)
+        if finding.control is not None:
+            difference += Text(f"\nto {show_line(finding.control)}", style="dim")
         table.add_row(
             checkpoint if wide else checkpoint + Text("\n") + verdict,
             _cell(finding.displayed, digits),
             _cell(finding.elicited, digits),
             _cell(finding.gap, digits, signed=True),
-            *([control_gap] if wide else []),
-            _cell(finding.difference_of_gaps, digits, signed=True),
+            difference,
             *([verdict] if wide else []),
         )
     return table

@@ -5,21 +5,13 @@ from __future__ import annotations
 import math
 
 from holdback.statistics.estimate import Estimate
-from holdback.verdict import Finding, Verdict
+from holdback.verdict import Finding, Verdict, count_digits
 
 VERDICT_WORDS = {
     Verdict.HELD_BACK: "held back",
     Verdict.NONE_FOUND: "none found",
     Verdict.INCONCLUSIVE: "inconclusive",
 }
-
-
-def count_digits(margin: float) -> int:
-    """Digits after the point that suffice where differences below `margin` do not matter.
-
-    Two digits of the margin: 50 Elo needs none, 3 points one, a share of 0.03 three.
-    """
-    return max(0, 1 - math.floor(math.log10(margin)))
 
 
 def write_number(value: float, digits: int, *, signed: bool = False) -> str:
@@ -95,8 +87,8 @@ def write_verdict(finding: Finding) -> str:
 
 
 def write_reasons(finding: Finding) -> str:
-    """Write what an undecided finding rests on: its gap, and the first thing in the way."""
-    first = [reason.rstrip(".") for reason in finding.reasons[:2]]
+    """Write what an undecided finding rests on: its gap, and the first things in the way."""
+    first = [reason.rstrip(".") for reason in finding.reasons[:3]]
     return "; ".join(first) or "no reason was recorded"
 
 

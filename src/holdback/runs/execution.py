@@ -29,7 +29,7 @@ import numpy as np
 
 import holdback
 from holdback.elicitation.shelf import shelving
-from holdback.errors import LimitReachedError, NotApplicableError
+from holdback.errors import LimitReachedError, NotApplicableError, SamplesLostError
 from holdback.lineage import Lineage
 from holdback.models.protocol import Model
 from holdback.models.registry import find_access, load_checkpoint
@@ -38,7 +38,7 @@ from holdback.runs.allowance import Allowance
 from holdback.runs.planning import build_lineage, build_task, build_technique
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore, Status
-from holdback.tasks.task import SampleRecord, Task
+from holdback.tasks.task import Outcome, SampleRecord, Task
 
 _BLOCK_RECORDS = 64
 _BLOCK_SECONDS = 1.0
@@ -492,8 +492,16 @@ def _pick(waiting: list[Job], checkpoint: str) -> Job:
 
 
 def _score(task: Task, model: Model, spec: RunSpec, job: Job) -> Iterator[tuple[SampleRecord, ...]]:
-    """Run a task, in blocks small enough to lose and large enough to store at once."""
+    """Run a task, in blocks small enough to lose and large enough to store at once.
+
+    What errored is kept back to the end: a few such samples are missing values, most of them are a
+    dead engine or service, and are to be tried again.
+
+    Raises:
+        SamplesLostError: if more than half of the samples errored; none of those is yielded.
+    """
     block: list[SampleRecord] = []
+    lost: list[SampleRecord] = []
     flushed = time.monotonic()
     # The audit's seed draws the samples, the same for all runs: that is what pairs them.
     records = task.run(
@@ -505,7 +513,7 @@ def _score(task: Task, model: Model, spec: RunSpec, job: Job) -> Iterator[tuple[
     )
     try:
         for record in records:
-            block.append(record)
+            (lost if record.score.outcome is Outcome.ERRORED else block).append(record)
             if len(block) >= _BLOCK_RECORDS or time.monotonic() - flushed > _BLOCK_SECONDS:
                 yield tuple(block)
                 block, flushed = [], time.monotonic()
@@ -514,8 +522,15 @@ def _score(task: Task, model: Model, spec: RunSpec, job: Job) -> Iterator[tuple[
         if block:
             yield tuple(block)
         raise
-    if block:
-        yield tuple(block)
+    if 2 * len(lost) > spec.samples:
+        if block:
+            yield tuple(block)
+        raise SamplesLostError(
+            f"{len(lost)} of {spec.samples} samples errored, first {lost[0].sample_id}:"
+            f" {lost[0].metadata.get('error', 'no reason was recorded')}"
+        )
+    if block or lost:
+        yield (*block, *lost)
 
 
 class _Clock:

@@ -38,7 +38,7 @@ from holdback.models.registry import (
 )
 from holdback.plan import AuditPlan, RungPlan, TaskPlan
 from holdback.runs.records import RunSpec
-from holdback.statistics.paired import smallest_detectable_difference
+from holdback.statistics.paired import smallest_detectable_excess
 from holdback.tasks.registry import make_task
 from holdback.tasks.task import Split, Task
 
@@ -357,7 +357,7 @@ class Forecast:
     minutes: float
     """On the plan's workers, and at most: the costliest rung is taken to be the chosen one."""
     detectable: Mapping[str, float | None]
-    """Task to its smallest detectable gap, in its unit."""
+    """Task to its smallest detectable excess over a control's gap, in its unit."""
     skipped: tuple[Skip, ...] = ()
     """What is not climbed for want of access to a checkpoint."""
     secrets: ForecastRow | None = None
@@ -382,13 +382,17 @@ def forecast(plan: AuditPlan, ladder: Ladder) -> Forecast:
     """Say what an audit will take, without running anything."""
     expected = expect_runs(plan, ladder)
     rows = [row for split, rungs in expected.items() for row in _forecast_split(plan, rungs, split)]
+    lineage = build_lineage(plan)
+    tested = [c for c in lineage if c.parent is not None and lineage.controls_for(c.name)]
+    tests = max(1, len(tested) * len(plan.audited_tasks))
     return Forecast(
         rows=tuple(rows),
         runs=sum(row.runs for row in rows),
         samples=sum(row.samples for row in rows),
         minutes=sum(row.minutes for row in rows) / plan.budget.workers,
         detectable={
-            name: detectable_gap(task, level=plan.level) for name, task in plan.tasks.items()
+            name: detectable_gap(task, level=plan.level, tests=tests)
+            for name, task in plan.tasks.items()
         },
         skipped=tuple(find_skipped(plan)),
         secrets=_forecast_secrets(plan, ladder),
@@ -429,15 +433,16 @@ def _forecast_secrets(plan: AuditPlan, ladder: Ladder) -> ForecastRow | None:
     )
 
 
-def detectable_gap(task: TaskPlan, *, level: float) -> float | None:
-    """Gap on `test` that is found with 80% power, in the task's unit; None without a `spread`.
+def detectable_gap(task: TaskPlan, *, level: float, tests: int = 1) -> float | None:
+    """Excess over a control's gap that is found with 80% power; None without a `spread`.
 
-    Displayed and elicited are taken as independent; pairing makes it smaller.
+    In the task's unit. The four measurements, displayed and elicited of the two, are taken as
+    independent; pairing makes it smaller. `tests` are those that Holm corrects for.
     """
     if task.spread is None:
         return None
-    standard_error = task.spread * math.sqrt(2 / task.test_samples)
-    return smallest_detectable_difference(standard_error, level=level)
+    standard_error = task.spread * math.sqrt(4 / task.test_samples)
+    return smallest_detectable_excess(standard_error, task.margin, level=level, tests=tests)
 
 
 def _forecast_split(

@@ -34,7 +34,7 @@ class RunProgress:
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
-        self._title = title
+        self._title = self._name = title
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -47,6 +47,7 @@ class RunProgress:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(title, total=None, runs="0/0")
+        self._step = 0
         self._runs = self._done_runs = 0
         self._samples = self._done_samples = self._before = 0
         self._started = self._logged = time.monotonic()
@@ -64,12 +65,18 @@ class RunProgress:
         self._bar.stop()
 
     def expect(self, specs: Sequence[RunSpec], *, stored: int) -> None:
-        """Take the total."""
+        """Take the total of the next step: what is chosen in one is measured in another."""
+        if specs:
+            self._step += 1
+            splits = "+".join(dict.fromkeys(str(spec.split) for spec in specs))
+            self._name = f"{self._title}, step {self._step} ({splits})"
         self._runs, self._done_runs = len(specs), 0
         self._samples = sum(spec.samples for spec in specs)
         self._done_samples = self._before = stored
         self._started = self._logged = time.monotonic()
-        self._bar.reset(self._task, total=max(1, self._samples), completed=stored)
+        self._bar.reset(
+            self._task, total=max(1, self._samples), completed=stored, description=self._name
+        )
         self._show()
 
     def note(self, spec: RunSpec, event: Event) -> None:
@@ -98,9 +105,11 @@ class RunProgress:
         self._logged = now
         rate = (self._done_samples - self._before) / max(now - self._started, 1e-9)
         left = (self._samples - self._done_samples) / rate if rate > 0 else float("inf")
-        end = "" if last else f", about {left / 60:.1f} min left"
+        # The first runs train or load, and say nothing about those that only ask.
+        known = self._done_samples - self._before >= 0.05 * self._samples
+        end = f", about {left / 60:.1f} min left of this step" if known and not last else ""
         self._console.print(
-            f"{self._title}: {runs} runs, {self._done_samples}/{self._samples} samples,"
+            f"{self._name}: {runs} runs, {self._done_samples}/{self._samples} samples,"
             f" {rate:.1f} samples/s{end}",
             highlight=False,
             soft_wrap=True,

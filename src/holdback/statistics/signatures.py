@@ -66,6 +66,8 @@ class Signature:
     """`target` and every control."""
     left_out: Mapping[str, str]
     """Controls that could not be measured, and why."""
+    beside: str = ""
+    """What else the p-value rests on than `difference`, in words; empty where on nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +166,7 @@ def detect_level_holding(target: GameLevels, controls: Mapping[str, GameLevels])
         nearer = distances[TARGET].minus(distances[control]).p_below(0.0)
         return max(nearer, difference.p_below(0.0))
 
-    return compare(
+    found = compare(
         name="level-holding",
         unit="win probability for each point expected",
         measure=measure_slope,
@@ -173,6 +175,13 @@ def detect_level_holding(target: GameLevels, controls: Mapping[str, GameLevels])
         target=target,
         controls=controls,
     )
+    assert found.closest is not None
+    nearer = distances[TARGET].minus(distances[found.closest]).estimate()
+    beside = (
+        f"its games stood {distances[TARGET].value:.2f} from even on average, {nearer.value:+.2f}"
+        f" [{nearer.low:.2f}, {nearer.high:.2f}] against that control's, and must stand nearer too"
+    )
+    return replace(found, beside=beside)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -30,10 +31,16 @@ def make_task(kind: str, options: Mapping[str, Any]) -> Task:
     """
     name, _, reference = kind.partition(":")
     factory = _find_factory(name)
+    signature = inspect.signature(factory)
+    given = {**options, **({"reference": reference} if reference else {})}
     try:
-        return factory(**options, **({"reference": reference} if reference else {}))
+        # Partly first: a misspelt name is told as what it is, before what it leaves missing.
+        signature.bind_partial(**given)
+        signature.bind(**given)
+        return factory(**given)
     except TypeError as error:
-        raise ConfigError(f"task kind {kind!r}: {error}") from error
+        known = ", ".join(word for word in signature.parameters if word not in ("name", "margin"))
+        raise ConfigError(f"task kind {kind!r}: {error}; its options are {known}") from error
 
 
 def _find_factory(kind: str) -> Callable[..., Task]:

@@ -28,6 +28,7 @@ class Outcome(StrEnum):
     """What became of one sample. A missing answer is never a silent zero."""
 
     CORRECT = "correct"
+    DRAWN = "drawn"
     WRONG = "wrong"
     REFUSED = "refused"
     UNPARSED = "unparsed"

@@ -3,7 +3,7 @@
 from holdback.verdict.attribution import attribute_recovery
 from holdback.verdict.case import Case, Climb, Curve, PlantedSecret, WeakDemonstration
 from holdback.verdict.decision import is_equivalent, reach_finding, reach_findings
-from holdback.verdict.finding import Finding, Verdict
+from holdback.verdict.finding import Finding, Verdict, count_digits
 
 __all__ = [
     "Case",
@@ -14,6 +14,7 @@ __all__ = [
     "Verdict",
     "WeakDemonstration",
     "attribute_recovery",
+    "count_digits",
     "is_equivalent",
     "reach_finding",
     "reach_findings",

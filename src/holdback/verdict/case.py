@@ -114,9 +114,9 @@ class Case:
     """By the same numbers of demonstrations."""
     attribution: Mapping[str, Any] = field(default_factory=dict)
     secret: PlantedSecret | None = None
-    """None where none was tried: for want of access, or by the user's wish."""
+    """None where none was planted: for want of access, or for the obstacle below."""
     secret_obstacle: str = ""
-    """Why a secret was tried and could not be planted."""
+    """Why none was, though the weights may be changed."""
     remarks: tuple[str, ...] = ()
     """What else limits what the ladder can say, such as an RL that explored nothing."""
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from holdback.statistics.measurement import Measurement
-from holdback.statistics.paired import smallest_detectable_difference
+from holdback.statistics.paired import smallest_detectable_excess
 from holdback.verdict.case import Case, Climb
 
 
@@ -20,6 +20,8 @@ class Evidence:
     excess: Measurement | None
     p_adjusted: float | None
     level: float
+    tests: int = 1
+    """Excesses that are tested together."""
 
     @property
     def gap_above_margin(self) -> bool:
@@ -111,8 +113,15 @@ class Evidence:
 
     @property
     def smallest_detectable(self) -> float:
-        """True excess, or gap where no control is, that is found with 80% power."""
-        tested = self.gap if self.excess is None else self.excess
-        if not math.isfinite(tested.value):
+        """True excess over the control that is found with 80% power, the gap itself being clear.
+
+        Infinite where none is: of a root nothing is `held_back`, nor without a matched control.
+        """
+        excess = self.excess
+        if self.case.is_root or not self.case.matched_controls or excess is None:
             return math.inf
-        return smallest_detectable_difference(tested.standard_error, level=self.level)
+        if not math.isfinite(excess.value):
+            return math.inf
+        return smallest_detectable_excess(
+            excess.standard_error, self.case.margin, level=self.level, tests=self.tests
+        )

@@ -11,6 +11,14 @@ from typing import Any
 from holdback.statistics.estimate import Estimate
 
 
+def count_digits(margin: float) -> int:
+    """Digits after the point that suffice where differences below `margin` do not matter.
+
+    Two digits of the margin: 50 Elo needs none, 3 points one, a share of 0.03 three.
+    """
+    return max(0, 1 - math.floor(math.log10(margin)))
+
+
 class Verdict(StrEnum):
     """What the audit concludes about one checkpoint on one task."""
 
@@ -42,16 +50,20 @@ class Finding:
     rung: str
     access: str
     smallest_detectable_gap: float
-    """True excess over the control that is found with 80% power; over 0 where no control is."""
+    """True excess over the control that is found with 80% power, after Holm and above the margin;
+    infinite where no excess of any size is (a root, no matched control)."""
     p_adjusted: float | None
     """One-sided, of no excess over some control: the largest of them, after Holm."""
     reinforced: Estimate | None
     """Elicited minus what its parent shows when elicited; None for a root."""
+    beyond_base: Estimate | None = None
+    """Elicited minus what its base, the root of its line, shows when elicited; None for a root."""
     attribution: Mapping[str, Any] = field(default_factory=dict)
     """Outcome counts `displayed` and `elicited`, and for recovered samples what they had been."""
     reasons: tuple[str, ...] = ()
     recovered_share: Estimate | None = None
-    """Gap over (its base elicited - displayed); 1 is all of it. None if undefined."""
+    """Gap over (its base elicited - displayed); 1 is all of it. None where the latter, what was
+    there to recover, is not clearly above the margin."""
     above_demonstrator: Mapping[str, Estimate] = field(default_factory=dict)
     """By rung of weak demonstrations: capability after them, on `select`, minus the demonstrator's
     own. The rung, the one with the most demonstrations, was named before the data."""
@@ -85,6 +97,7 @@ class Finding:
             "p_adjusted": self.p_adjusted,
             "smallest_detectable_gap": _write_number(self.smallest_detectable_gap),
             "reinforced": _write_optional(self.reinforced),
+            "beyond_base": _write_optional(self.beyond_base),
             "recovered_share": _write_optional(self.recovered_share),
             "above_demonstrator": {
                 rung: write_estimate(estimate) for rung, estimate in self.above_demonstrator.items()

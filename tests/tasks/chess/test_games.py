@@ -123,9 +123,8 @@ def test_records_describe_their_games(random_records):
         assert (played["termination"] == "checkmate") == board.is_checkmate()
         if board.is_checkmate():
             assert record.score.value == float(board.turn != own)
-        assert record.score.outcome is (
-            Outcome.CORRECT if record.score.value == 1 else Outcome.WRONG
-        )
+        ended = {1.0: Outcome.CORRECT, 0.5: Outcome.DRAWN, 0.0: Outcome.WRONG}
+        assert record.score.outcome is ended[record.score.value]
         # Games on `select` are not looked into.
         assert not {"win_probability", "lost"} & set(played)
 

@@ -88,6 +88,7 @@ class ChessGames:
     lineage's own tokenizer."""
     processes: int | None = None
     """Engines; as many as there are cores by default. No result depends on it."""
+    takes_prefix: ClassVar[bool] = True
     strong_demonstrator: ClassVar[str] = "strong"
     weak_demonstrator: ClassVar[str] = "weak"
 
@@ -296,9 +297,8 @@ class ChessGames:
         game: PlayedGame,
         evaluation_nodes: int | None,
     ) -> SampleRecord:
-        outcome = _OUTCOMES.get(
-            game.termination, Outcome.CORRECT if game.score == 1 else Outcome.WRONG
-        )
+        ended = {1.0: Outcome.CORRECT, 0.5: Outcome.DRAWN, 0.0: Outcome.WRONG}
+        outcome = _OUTCOMES.get(game.termination) or ended[game.score or 0.0]
         failed = outcome in FORFEITS
         result = _write_result(game)
         ratings = read_ratings(get_setup(self.setup))
