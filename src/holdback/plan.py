@@ -203,7 +203,7 @@ class _File:
     audit: _AuditSection
     lineage: LineagePlan
     tasks: Annotated[dict[Name, TaskPlan], Field(min_length=1)]
-    ladder: Annotated[tuple[RungPlan, ...], Field(min_length=2)]
+    ladder: tuple[RungPlan, ...]
     budget: BudgetPlan = field(default_factory=BudgetPlan)
     quick: QuickPlan = field(default_factory=QuickPlan)
     qualify: QualifyPlan = field(default_factory=QualifyPlan)
@@ -406,6 +406,11 @@ def _least(samples: int | None, tasks: Mapping[str, QuickTaskPlan], key: str) ->
 
 def _check_references(plan: AuditPlan) -> None:
     rungs = [rung.name for rung in plan.ladder]
+    if len(rungs) < 2:
+        raise ConfigError(
+            "expected at least two [[ladder]] rungs, the ordinary protocol and one that may bring"
+            f" out more, got {len(rungs)}; add one (docs/audit-file.md lists the techniques)"
+        )
     checkpoints = [checkpoint.name for checkpoint in plan.lineage.checkpoints]
     _check_unique("[[ladder]]", rungs)
     _check_unique("[[lineage.checkpoints]]", checkpoints)

@@ -64,6 +64,26 @@ def test_a_planted_difference_is_recovered():
     assert found.first_score.value == pytest.approx(0.6)
 
 
+def test_points_are_compared_as_shares_are():
+    """0 and 100 are as all or nothing as 0 and 1: the same test, everything else a hundredfold."""
+    for ours, theirs in (
+        ([1] * 12 + [0] * 8, [0] * 9 + [1] * 6 + [0] * 5),
+        ([1] * 20, [1] * 20),
+        ([1] * 12, [0] * 12),
+    ):
+        (shares,) = compare(log(ours), log(theirs, name="b"))
+        up = [[100 * value for value in side] for side in (ours, theirs)]
+        (points,) = compare(log(up[0]), log(up[1], name="b"))
+        if not any(up[1]):
+            assert points.difference.low >= -100
+            assert points.equivalent_within <= 100
+        assert points.test == shares.test == "exact McNemar"
+        assert points.p_value == pytest.approx(shares.p_value)
+        assert points.detectable == pytest.approx(100 * shares.detectable)
+        assert points.difference.low == pytest.approx(100 * shares.difference.low)
+        assert points.equivalent_within == pytest.approx(100 * shares.equivalent_within)
+
+
 def test_nothing_is_found_where_nothing_is():
     """Of 120 pairs of logs of one model 5% differ by their own p; of 8 families of 15, few."""
     rng = np.random.default_rng(0)

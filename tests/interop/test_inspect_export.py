@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -115,7 +116,7 @@ def test_a_sample_reads_as_it_was_asked(store, tmp_path):
     (path,) = export_runs(store, tmp_path / "logs", runs=["chat · sums"])
     sample = read_eval_log(str(path)).samples[0]
 
-    assert sample.input == ITEM["prompt"]
+    assert sample.input == ITEM["question"]
     assert sample.choices == ITEM["choices"]
     assert sample.target == ["B"]
     assert [(m.role, m.text) for m in sample.messages] == [
@@ -125,6 +126,34 @@ def test_a_sample_reads_as_it_was_asked(store, tmp_path):
     assert sample.output.completion == "B"
     assert sample.metadata["logprobs"] == ITEM["logprobs"]
     assert read_eval_log(str(path)).samples[4].output.stop_reason == "max_tokens"
+
+
+def test_two_rungs_of_one_task_pair_as_they_do_in_the_store(store, tmp_path):
+    """Prompts differ by rung and are kept of a few samples only; what was asked is the same."""
+    plain = spec(rung="displayed", technique="displayed", parameters={})
+    asked = {**ITEM, "prompt": "<bos> What is 1 + 1?"}
+    bare = {key: value for key, value in ITEM.items() if not key.startswith("prompt")}
+    right = [record(0, Outcome.WRONG, 0.0, asked)]
+    right += [record(i, Outcome.CORRECT, 100.0, bare) for i in (1, 2, 3)]
+    store.begin(plain, {})
+    store.append(plain.digest, right)
+    store.finish(plain, Status.DONE, seconds=1)
+    folder = tmp_path / "logs"
+
+    logs = export_runs(store, folder, runs=["chat · sums"])
+    by_rung = [str(path) for rung in ("noise", "displayed") for path in logs if rung in path.name]
+    stored = [f"{store.path}#chat/{rung}" for rung in ("noise-0.01", "displayed")]
+    tables = []
+    for names in (by_rung, stored):
+        ended = CliRunner().invoke(main, ["compare", *names, "--json", "--common"])
+        assert ended.exit_code == 0, ended.output
+        (compared,) = json.loads(ended.stdout)["comparisons"]
+        tables.append([compared[key] for key in ("difference", "p", "test", "outcomes")])
+
+    assert tables[0] == tables[1]
+    # Of three pairs one is lost and two are gained; the fourth has no score on one side.
+    assert tables[0][0]["value"] == pytest.approx(100 / 3)
+    assert "McNemar" in tables[0][2]
 
 
 def test_metrics_are_the_stores(store, tmp_path):

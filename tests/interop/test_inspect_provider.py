@@ -83,6 +83,12 @@ def test_a_local_checkpoint_answers_as_its_engine_does(checkpoint):
     model.api.close()
 
 
+def test_a_missing_template_is_told_before_the_task_begins(checkpoint):
+    """Not as the error of each sample, with which the command would still end in peace."""
+    with pytest.raises(CheckpointError, match="template"):
+        get_model(f"holdback/{checkpoint}", memoize=False)
+
+
 def test_a_bad_rung_is_one_line_of_inspects_command():
     """Of Holdback's own type for programs; Click, which `inspect` is made with, prints a line."""
     import click
@@ -301,6 +307,8 @@ def test_what_cannot_be_honoured_is_refused():
         ask(api, image)
     with pytest.raises(ConfigError, match=r"top_p = 0\.5"):
         ask(api, "2 + 3", top_p=0.5)
+    with pytest.raises(ConfigError, match="max_tokens of at least 1, got 0"):
+        ask(api, "2 + 3", max_tokens=0)
     assert ask(api, "2 + 3", top_p=1.0).completion == "5"
     assert api.lent.asked == api.lent.asked[:1]
     api.close()

@@ -400,6 +400,18 @@ def test_samples_without_their_results_are_read_all_the_same(tmp_path):
     assert log.samples[1].outcome is Outcome.UNPARSED
 
 
+def test_a_variant_of_ours_is_known_by_its_own_name(tmp_path):
+    """lm-eval draws a name by lot where no `pretrained` is, and another for each evaluation."""
+    date = "2026-01-01T00-00-00.000000"
+    path = write_rows(tmp_path, row(0), row(1)).rename(tmp_path / f"samples_sums_{date}.jsonl")
+    known = {"model_name": "i82qcls7", "config": {"holdback": "m?rung=weight_noise&sigma=0.1"}}
+    (tmp_path / f"results_{date}.json").write_text(json.dumps(known))
+
+    (log,) = read_source(str(path), DEFAULT, tell=print)
+
+    assert (log.model, log.task) == ("m?rung=weight_noise&sigma=0.1", "sums")
+
+
 def test_lm_evals_refusals_in_plain_words_are_told(tmp_path):
     """From what the model said before filters; never where it is scored right."""
     sorry = [["I'm sorry, but I can't help with that."]]

@@ -268,10 +268,11 @@ def _present(result: AuditResult, path: Path, aside: Console, *, as_json: bool) 
     render_report(result, path)
     if as_json:
         findings = [finding.to_dict() for finding in result.findings]
-        typer.echo(json.dumps({"findings": findings}, allow_nan=False))
+        said = {"findings": findings, "remarks": list(result.remarks)}
+        typer.echo(json.dumps(said, allow_nan=False))
         aside.print(f"Report: {path}", soft_wrap=True, markup=False, highlight=False)
     else:
-        print_findings(result.findings, report=path)
+        print_findings(result.findings, remarks=result.remarks, report=path)
 
 
 def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> None:
@@ -279,6 +280,7 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
     from rich.table import Table
 
     from holdback.audit.reading import write_skipped
+    from holdback.report.words import write_duration
 
     table = Table("task", "rung", "split", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("runs", "samples", "minutes"):
@@ -290,12 +292,13 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
             str(row.split),
             str(row.runs),
             str(row.samples),
-            f"{row.minutes:.1f}",
+            f"{row.minutes:.1f}" if row.minutes >= 0.1 else f"{row.minutes:.3f}",
         )
     console.print(table)
     workers = plan.budget.workers
     lines = [
-        f"{expected.runs} runs, {expected.samples} samples, about {expected.minutes:.0f} min on"
+        f"{expected.runs} runs, {expected.samples} samples, about"
+        f" {write_duration(60 * expected.minutes)} on"
         f" {workers} worker{'s' if workers > 1 else ''}, counted with the costliest rung on test"
     ]
     if expected.secrets is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,7 +134,7 @@ def _write_notes(rating: PgnRating) -> list[str]:
     notes = []
     if rating.reason is not None:
         notes.append(f"Not measured: {rating.reason}.")
-    if rating.at_least is not None:
+    if rating.at_least is not None and math.isfinite(rating.at_least):
         bound = write_number(rating.at_least, 0)
         notes.append(f"At least {bound} Elo (95%, one-sided) if every forfeit counts as a loss.")
     if rating.forfeits:

@@ -236,7 +236,8 @@ def _compare(
     other_mean = clustered_mean(theirs, clusters, support=support)
     measured = other_mean.minus(first_mean)
     differences = theirs - ours
-    test, p_value = _test(differences, ours, theirs, clusters, measured)
+    width = support[1] - support[0]
+    test, p_value = _test(differences, ours, theirs, clusters, measured, support)
     return Comparison(
         task=first.task,
         first=names[0],
@@ -245,7 +246,7 @@ def _compare(
         lower_is_better=first.lower_is_better,
         first_score=first_mean.estimate(level),
         other_score=other_mean.estimate(level),
-        difference=measured.estimate(level),
+        difference=_within(measured.estimate(level), width),
         test=test,
         p_value=p_value,
         p_adjusted=p_value,
@@ -256,14 +257,20 @@ def _compare(
         routes=_trace_routes(pairs, differences, top=support[1]),
         first_outcomes=_count_outcomes(pairs, _first_of),
         other_outcomes=_count_outcomes(pairs, _other_of),
-        detectable=detectable_difference(differences, clusters, level=level),
-        equivalent_within=max(-measured.lower(level), measured.upper(level)),
+        # In shares of the scale: what could have escaped so few samples is a share of them.
+        detectable=width * detectable_difference(differences / width, clusters, level=level),
+        equivalent_within=min(width, max(-measured.lower(level), measured.upper(level))),
         margin=margin,
         equivalence_p=None if margin is None else assess_equivalence(measured, margin).p_value,
         equivalence_p_adjusted=None,
         pairing=pairing,
         notes=tuple(_remark(first, other, names, pairing)),
     )
+
+
+def _within(estimate: Estimate, width: float) -> Estimate:
+    """Cut an interval off where no difference can be: beyond the scale's own width."""
+    return replace(estimate, low=max(estimate.low, -width), high=min(estimate.high, width))
 
 
 Side = Callable[[Pair], tuple[LoggedSample, ...]]
@@ -298,11 +305,13 @@ def _test(
     theirs: NDArray[np.float64],
     clusters: Sequence[str],
     measured: Measurement,
+    support: tuple[float, float],
 ) -> tuple[str, float]:
-    if np.isin(ours, (0, 1)).all() and np.isin(theirs, (0, 1)).all():
+    # All or nothing, on whatever scale: 0 or 1, 0 or 100 points.
+    if np.isin(ours, support).all() and np.isin(theirs, support).all():
         alone = len(set(clusters)) == len(clusters)
         name = "exact McNemar" if alone else "exact McNemar by cluster (sign flips)"
-        return name, flip_p_value(differences, clusters)
+        return name, flip_p_value(np.sign(differences), clusters)
     return "clustered t", min(1.0, 2 * min(measured.p_above(0), measured.p_below(0)))
 
 

@@ -38,13 +38,13 @@ from inspect_ai.scorer import Score as InspectScore
 
 from holdback.audit.behaviour import write_pgn
 from holdback.errors import ConfigError, HoldbackError, StoreError
+from holdback.interop.stored_runs import SCORER
 from holdback.plan import restore_plan
 from holdback.runs.planning import build_task
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunRecord, RunStore, Status
 from holdback.tasks.task import Outcome, SampleRecord, Split, Task
 
-SCORER = "holdback"
 _NAME_CHARACTERS = 60
 """Of a task's and a model's name in that of a file."""
 _STATUS: Mapping[Status, Any] = {
@@ -59,8 +59,9 @@ _STOP_REASONS: Mapping[Outcome, StopReason] = {
     Outcome.TRUNCATED: "max_tokens",
 }
 _REASONS = {Outcome.REFUSED: "refusal", Outcome.UNPARSED: "invalid_response_format"}
-# Shown as the sample's input, and so not repeated among its metadata.
-_INPUTS = ("prompt", "question", "fen")
+# What was asked, whoever was asked and under whatever rung: that is what pairs two logs. A prompt
+# as it was rendered is the rung's own and kept of a few samples only; it is their first message.
+_INPUTS = ("question", "fen")
 
 
 def export_runs(store: RunStore, folder: Path, *, runs: Sequence[str] = ()) -> list[Path]:
@@ -283,7 +284,9 @@ def _write_sample(record: SampleRecord, spec: RunSpec) -> EvalSample:
         id=_make_id(record, "answer"), content=answer, source="generate", model=model
     )
     messages: list[ChatMessage] = [
-        ChatMessageUser(id=_make_id(record, "asked"), content=asked, source="input"),
+        ChatMessageUser(
+            id=_make_id(record, "asked"), content=str(facts.get("prompt") or asked), source="input"
+        ),
         reply,
     ]
     errored = outcome is Outcome.ERRORED

@@ -197,7 +197,7 @@ class EngineAPI(ModelAPI):
             requests.append(
                 Request(
                     prompt=prompt,
-                    max_tokens=config.max_tokens or _MAX_TOKENS,
+                    max_tokens=_MAX_TOKENS if config.max_tokens is None else config.max_tokens,
                     seed=(seed % 2**64, zlib.crc32(prompt.encode()), turn),
                     stop=tuple(config.stop_seqs or ()),
                 )
@@ -223,6 +223,11 @@ class EngineAPI(ModelAPI):
                     f" stop_seqs, seed, logprobs or num_choices, got {name} = {value!r}, which it"
                     " cannot honour; leave it out"
                 )
+        if config.max_tokens is not None and config.max_tokens < 1:
+            raise ConfigError(
+                f"model holdback/{self.model_name}: expected max_tokens of at least 1, got"
+                f" {config.max_tokens}"
+            )
         check_decoding(self.lent, "Inspect")
 
     def _write_choice(
@@ -294,6 +299,9 @@ class HoldbackAPI(EngineAPI):
         try:
             self.variant: Variant = parse_reference(model_name, extra)
             model = self._stack.enter_context(lend_variant(self.variant))
+            # A missing template is no sample's error: said before the task begins.
+            if model.presentation.format == "chat":
+                model.render_chat(({"role": "user", "content": "?"},), answer_next=True)
         except HoldbackError as error:
             raise _show(error) from None
         super().__init__(model, self.variant.name, config=config)

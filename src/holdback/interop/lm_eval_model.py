@@ -10,6 +10,7 @@ one's own, importing it is enough: `lm_eval.simple_evaluate(model="holdback", mo
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from holdback.errors import ConfigError
+from holdback.errors import ConfigError, HoldbackError
 from holdback.interop.checkpoints import lend_variant, parse_reference
 from holdback.interop.conversations import (
     check_decoding,
@@ -55,13 +56,19 @@ class HoldbackLM(LM):  # type: ignore[misc]
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str = "",
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
+        if not checkpoint:
+            given = ", ".join(options) or "nothing"
+            raise ConfigError(
+                "--model holdback: expected checkpoint=… in --model_args, as in"
+                f" checkpoint=builtin:chess/chat,rung=noise,sigma=0.01; got {given}"
+            )
         device = _find_device(device)
         extra = options if device is None else {**options, "device": device}
         self.variant = parse_reference(str(checkpoint), extra)
@@ -254,7 +261,11 @@ def main() -> None:
     """Run lm-eval's own command line, with `--model holdback` among its models."""
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except HoldbackError as error:
+        print(f"holdback: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def _find_device(device: str | None) -> str | None:

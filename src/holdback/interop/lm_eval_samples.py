@@ -219,7 +219,8 @@ def _find_run(path: Path) -> _Run:
     counted = (results.get("n-samples") or {}).get(task) or {}
     return _Run(
         task=task,
-        model=str(results.get("model_name") or path.parent.name),
+        # lm-eval names a model by its `pretrained`, and one that has none by dice.
+        model=str(config.get("holdback") or results.get("model_name") or path.parent.name),
         expected=counted.get("effective"),
         higher_is_better=(results.get("higher_is_better") or {}).get(task) or {},
         identity={

@@ -12,6 +12,8 @@ from holdback.runs.records import RunSpec
 from holdback.runs.store import RunRecord, RunStore, Status
 from holdback.tasks.task import SampleRecord, Split
 
+SCORER = "holdback"
+"""Name of the score of Holdback's own runs."""
 IMPORTED = "imported"
 """Technique of runs that were made elsewhere, and how their rungs' names begin."""
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
@@ -117,9 +119,10 @@ def _read_task(store: RunStore, runs: Sequence[RunRecord]) -> TaskLog:
         task=first.spec.task,
         model=first.spec.checkpoint,
         source=source,
-        score=str(first.spec.parameters.get("score", "value"))
+        # By the name that exported logs have, so that a run pairs with its own.
+        score=str(first.spec.parameters.get("score", SCORER))
         if first.spec.technique == IMPORTED
-        else "value",
+        else SCORER,
         samples=tuple(samples),
         expected=sum(run.samples for run in runs)
         if any(run.status is Status.RUNNING for run in runs)

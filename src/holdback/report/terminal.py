@@ -31,12 +31,17 @@ _STYLES = {
 
 
 def print_findings(
-    findings: Sequence[Finding], *, report: Path | None = None, console: Console | None = None
+    findings: Sequence[Finding],
+    *,
+    remarks: Sequence[str] = (),
+    report: Path | None = None,
+    console: Console | None = None,
 ) -> None:
     """Print findings as a table, why some are inconclusive, and where the report lies.
 
     Args:
         findings: In the order of the rows.
+        remarks: What else limits them, such as checkpoints that could not climb.
         report: The page that was written, if one was.
         console: Where to print; standard output by default.
     """
@@ -47,6 +52,8 @@ def print_findings(
     for finding in findings:
         if finding.verdict is Verdict.INCONCLUSIVE and finding.reasons:
             console.print(_explain(finding), width=width)
+    for remark in remarks:
+        console.print(Text(show_line(f"Note: {remark}.")), width=width)
     if report is not None:
         # Soft-wrapped, so that a long path can still be selected in one piece.
         console.print(Text(f"Report: {show_line(str(report))}"), soft_wrap=True)

@@ -48,6 +48,7 @@ class RunProgress:
         )
         self._task = self._bar.add_task(title, total=None, runs="0/0")
         self._step = 0
+        self._causes: set[str] = set()
         self._runs = self._done_runs = 0
         self._samples = self._done_samples = self._before = 0
         self._started = self._logged = time.monotonic()
@@ -89,8 +90,12 @@ class RunProgress:
             case Ended(status=status, reason=reason):
                 self._done_runs += 1
                 if status is Status.FAILED:
+                    # What fails a checkpoint fails each of its runs: the cause is told once.
+                    told = "as before" if reason in self._causes else reason
+                    self._causes.add(reason)
                     # Text, not markup: a reason may hold square brackets.
-                    self._console.print(Text(f"failed: {spec.label}: {reason}", style="red"))
+                    words = Text(f"failed: {spec.label}: {told}", style="red")
+                    self._console.print(words, soft_wrap=True)
                 elif status is Status.SKIPPED:
                     self._console.print(Text(f"skipped: {spec.label}: {reason}", style="dim"))
         self._show()
