@@ -177,6 +177,8 @@ def show_plan(
         _tell_application(done, console)
     # Local tokenizers take seconds to load, so they are not asked where nobody pays.
     _print_tokens(prepared, console, priced=not (show_prompts or timed))
+    if not (show_prompts or timed):
+        _tell(console, "--time adds tokens and this machine's own speed, --show-prompts prompts")
 
 
 def _tell_application(done: Application, console: Console) -> None:
