@@ -68,6 +68,16 @@ def test_a_mistake_is_named_in_one_line(old, new, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_ladder_needs_a_second_rung():
+    """What is displayed alone brings out nothing: said in words of the file."""
+    first, *_, last = fake_text().split("[[ladder]]\n")
+    displayed = 'name = "displayed"\ntechnique = "displayed"\n\n'
+    rest = last[last.index("[budget]") :]
+
+    with pytest.raises(ConfigError, match=r"^audit.toml: expected at least two \[\[ladder"):
+        parse(f"{first}[[ladder]]\n{displayed}{rest}")
+
+
 def test_an_unknown_name_stays_an_unknown_name_error():
     """Naming the file does not change the kind of error."""
     with pytest.raises(UnknownNameError):

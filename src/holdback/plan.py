@@ -317,6 +317,11 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
         raise ConfigError(f"{source}: {_explain(error, raw)}") from error
     except RecursionError as error:
         raise ConfigError(f"{source}: expected an audit file, got nesting too deep") from error
+    if len(file.ladder) < 2:
+        raise ConfigError(
+            f"{source}: expected at least two [[ladder]] rungs, the ordinary protocol and one that"
+            f" may bring out more, got {len(file.ladder)}; add one (docs/audit-file.md lists them)"
+        )
     checkpoints = tuple(
         replace(
             checkpoint,
@@ -406,11 +411,6 @@ def _least(samples: int | None, tasks: Mapping[str, QuickTaskPlan], key: str) ->
 
 def _check_references(plan: AuditPlan) -> None:
     rungs = [rung.name for rung in plan.ladder]
-    if len(rungs) < 2:
-        raise ConfigError(
-            "expected at least two [[ladder]] rungs, the ordinary protocol and one that may bring"
-            f" out more, got {len(rungs)}; add one (docs/audit-file.md lists the techniques)"
-        )
     checkpoints = [checkpoint.name for checkpoint in plan.lineage.checkpoints]
     _check_unique("[[ladder]]", rungs)
     _check_unique("[[lineage.checkpoints]]", checkpoints)
