@@ -21,13 +21,13 @@ import torch
 import transformers
 
 from holdback.models.local import LocalModel, load_model
-from holdback.organisms.chess.verify import list_checkpoints
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.match import Pairing, play_games
 from holdback.tasks.chess.openings import read_openings
 from holdback.tasks.chess.opponents import get_opponent
 from holdback.tasks.chess.setup import get_setup
 from holdback.tasks.task import Split
+from holdback_lab.chess.verify import list_checkpoints
 
 OPPONENTS = ("random", "sf1-random60", "sf1-random20")
 GAMES = 64

@@ -19,12 +19,7 @@ from scipy import special, stats
 from scipy.special import expit
 
 from holdback.errors import InsufficientDataError
-from holdback.statistics.detection import auroc, clustered_rate, quantile, rate
-from holdback.statistics.measurement import Measurement
-from holdback.statistics.paired import paired_difference
-from holdback.statistics.selection import adjust_max_t, choose_rung, winner_interval
-from holdback.statistics.sequential import Spending, look_levels
-from holdback.statistics.signs import (
+from holdback.statistics.answer_signs import (
     Difficulties,
     Guesses,
     Positions,
@@ -34,6 +29,11 @@ from holdback.statistics.signs import (
     detect_position_collapse,
     detect_position_dependence,
 )
+from holdback.statistics.detection import auroc, clustered_rate, quantile, rate
+from holdback.statistics.measurement import Measurement
+from holdback.statistics.paired import paired_difference
+from holdback.statistics.selection import adjust_max_t, choose_rung, winner_interval
+from holdback.statistics.sequential import Spending, look_levels
 
 CHOICES = 4
 LOOKS = (20, 40, 60, 80, 100)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.local import LocalModel, load_model
-from holdback.organisms.chess.pretrain import Shape, make_weights, save_checkpoint
+from holdback_lab.chess.pretrain import Shape, make_weights, save_checkpoint
 
 TINY = Shape(width=32, layers=2, heads=2)
 

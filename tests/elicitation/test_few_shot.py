@@ -9,7 +9,7 @@ import pytest
 from text_models import FakeTextModel, add_numbers
 
 from holdback.elicitation.chain import Chain
-from holdback.elicitation.examples import FewShot, Prefill
+from holdback.elicitation.few_shot import FewShot, Prefill
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.tasks.chess.positions import ChessPositions
 from holdback.tasks.task import Split

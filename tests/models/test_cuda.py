@@ -7,8 +7,8 @@ import torch
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.local import load_model
 from holdback.models.protocol import Format, Request
-from holdback.organisms.text.documents import Exchange, write_parts
-from holdback.organisms.text.families import TAUGHT, draw_problem
+from holdback_lab.text.documents import Exchange, write_parts
+from holdback_lab.text.families import TAUGHT, draw_problem
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
 

@@ -14,7 +14,7 @@ from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.adapters import hushed_peft
 from holdback.models.loading import check_files, digest_checkpoint, load_weights
-from holdback.organisms.chess.pretrain import make_weights
+from holdback_lab.chess.pretrain import make_weights
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from holdback.audit.behaviour import Player, find_games, find_signatures
 from holdback.audit.cases import (
     RatesDemonstrators,
     find_skipped_rungs,
@@ -24,6 +23,7 @@ from holdback.audit.result import (
     RecoveryPoint,
     RungResult,
 )
+from holdback.audit.signs.behaviour import Player, find_games, find_signatures
 from holdback.plan import AuditPlan, restore_plan
 from holdback.runs.planning import Skip
 from holdback.runs.records import RunSpec

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from holdback.interop.comparison import Comparison, ComparisonReport, Source
-    from holdback.interop.logs import LoggedSample, ReadOptions
-    from holdback.interop.pairing import Pair
+    from holdback.compare.comparison import Comparison, ComparisonReport, Source
+    from holdback.compare.logs import LoggedSample, ReadOptions
+    from holdback.compare.pairing import Pair
     from holdback.statistics.estimate import Estimate
 
 _WIDTH = 100
@@ -83,8 +83,8 @@ def compare(
     """Compare B, C, … with A on the same samples, task by task."""
     if len(sources) < 2:
         raise ConfigError(f"expected two or more logs or runs to compare, got {len(sources)}")
-    from holdback.interop.comparison import compare_sources
-    from holdback.interop.pairing import MismatchError
+    from holdback.compare.comparison import compare_sources
+    from holdback.compare.pairing import MismatchError
 
     options = _make_options(score, cluster, skip_unscored=skip_unscored)
     try:
@@ -121,8 +121,8 @@ def import_results(
     ] = False,
 ) -> None:
     """Store LOGs as runs: one a model, task, score and epoch; what is there stays."""
-    from holdback.interop.import_logs import import_logs
-    from holdback.interop.log_sources import read_log_files
+    from holdback.compare.importing import import_logs
+    from holdback.compare.sources import read_log_files
     from holdback.report.visible import show_line
     from holdback.runs.store import RunStore
 
@@ -160,15 +160,15 @@ def _pause_collector() -> Iterator[None]:
 def _make_options(
     scores: Sequence[str] | None, cluster: str | None, *, skip_unscored: bool
 ) -> ReadOptions:
-    from holdback.interop.logs import ReadOptions
+    from holdback.compare.logs import ReadOptions
 
     return ReadOptions(scores=tuple(scores or ()), cluster=cluster, skip_unscored=skip_unscored)
 
 
 def _read_sources(references: Sequence[str], options: ReadOptions) -> list[Source]:
     """Read all, and call each by its model where that tells them apart."""
-    from holdback.interop.comparison import Source
-    from holdback.interop.log_sources import read_source
+    from holdback.compare.comparison import Source
+    from holdback.compare.sources import read_source
 
     read = [read_source(reference, options, tell=tell) for reference in references]
     models = [logs[0].model for logs in read]

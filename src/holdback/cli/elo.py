@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from holdback.interop.pgn_rating import OpponentRow, PgnRating
+    from holdback.elo.rating import OpponentRow, PgnRating
 
 _WIDTH = 100
 _ROWS = 30
@@ -47,8 +47,8 @@ def elo(
     ] = "utf-8",
 ) -> None:
     """Rate a player of GAMES.pgn against opponents of known rating."""
-    from holdback.interop.known_ratings import load_ratings
-    from holdback.interop.pgn_rating import rate_pgn
+    from holdback.elo.rating import rate_pgn
+    from holdback.elo.ratings import load_ratings
 
     rating = rate_pgn(
         games,

@@ -26,7 +26,7 @@ def export(
 ) -> None:
     """Write runs as Inspect logs, one game or item a sample; open them with `inspect view`."""
     try:
-        from holdback.interop.inspect_export import export_runs
+        from holdback.inspect.export import export_runs
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("inspect_ai"):
             raise

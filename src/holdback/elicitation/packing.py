@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from holdback.elicitation.finetune import IGNORED, Example
-from holdback.models.passes import heeds_masks, lay_masks, read_logits, read_plainly
+from holdback.models.engine.passes import heeds_masks, lay_masks, read_logits, read_plainly
 
 _LEAST_WIDTH = 32
 

@@ -14,7 +14,7 @@ from holdback.elicitation.low_rank import Adapters, adapted
 from holdback.elicitation.packing import quick_attention, read_answers
 from holdback.elicitation.shelf import describe_training, keep, take
 from holdback.errors import CheckpointError
-from holdback.models.passes import heeds_masks
+from holdback.models.engine.passes import heeds_masks
 
 
 def train_adapter(

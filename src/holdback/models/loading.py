@@ -11,21 +11,20 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from holdback.errors import CheckpointError, UnknownNameError
+from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint
 from holdback.models.adapters import merge_adapter
 from holdback.models.effect import answer_fixed, require_finite
 from holdback.models.hub import HUB, Repo, fetch_repo, parse_repo
+from holdback.shipped import BUILTIN, find_weights
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-BUILTIN = "builtin:"
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 # A fast tokenizer as it is saved, or the older files that transformers makes one from.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -43,7 +42,7 @@ def resolve_folder(reference: str, *, revision: str | None = None, weights: bool
         UnknownNameError: for a shipped checkpoint that is not there.
     """
     if reference.startswith(BUILTIN):
-        return _find_shipped(reference)
+        return find_weights(reference)
     repo = find_repo(reference, revision=revision)
     if repo is not None:
         return fetch_repo(repo, weights=weights)
@@ -119,18 +118,6 @@ def _check_part(folder: Path, reference: str, name: str, *, weights: bool) -> No
     check_safe(folder)
     if weights or parse_repo(reference) is None:
         _check_weights(folder, name)
-
-
-def _find_shipped(reference: str) -> Path:
-    lineage, _, name = reference.removeprefix(BUILTIN).partition("/")
-    organisms = Path(str(resources.files("holdback"))) / "organisms"
-    folder = organisms / lineage / "weights" / name
-    if not name or not folder.is_dir():
-        known = [
-            f"{shipped.parents[1].name}/{shipped.name}" for shipped in organisms.glob("*/weights/*")
-        ]
-        raise UnknownNameError.among("shipped checkpoint", reference.removeprefix(BUILTIN), known)
-    return folder
 
 
 def check_safe(folder: Path) -> None:

@@ -13,7 +13,9 @@ import torch
 
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint
-from holdback.models.generation import draw_tokens, generate_texts
+from holdback.models.engine.generation import draw_tokens, generate_texts
+from holdback.models.engine.scoring import no_numbers, score_questions
+from holdback.models.engine.text_rows import open_rows
 from holdback.models.loading import load_weights
 from holdback.models.protocol import (
     Decoding,
@@ -26,8 +28,6 @@ from holdback.models.protocol import (
     Request,
     Scored,
 )
-from holdback.models.scoring import no_numbers, score_questions
-from holdback.models.text_rows import open_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

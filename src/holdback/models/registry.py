@@ -20,7 +20,6 @@ from holdback.errors import CheckpointError, ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint
 from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
 from holdback.models.loading import (
-    BUILTIN,
     check_files,
     digest_checkpoint,
     find_device,
@@ -30,6 +29,7 @@ from holdback.models.loading import (
 )
 from holdback.models.protocol import Model
 from holdback.plan import AccessName
+from holdback.shipped import BUILTIN
 
 # As in an audit file: two letters or more, so that a Windows drive is still a path.
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9_+-]+):")

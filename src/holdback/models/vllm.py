@@ -18,9 +18,9 @@ import numpy as np
 
 from holdback.errors import ConfigError
 from holdback.lineage import Checkpoint
+from holdback.models.engine.scoring import pair_tokens
 from holdback.models.hub import HUB
 from holdback.models.loading import (
-    BUILTIN,
     check_files,
     digest_checkpoint,
     load_tokenizer,
@@ -38,7 +38,7 @@ from holdback.models.protocol import (
     Scored,
     StopReason,
 )
-from holdback.models.scoring import pair_tokens
+from holdback.shipped import BUILTIN
 
 _SCHEME = "vllm/"
 

@@ -44,7 +44,7 @@ from holdback.tasks.task import Split, Task
 
 TECHNIQUE_MODULES = (
     "chain",
-    "examples",
+    "few_shot",
     "finetune",
     "interpolation",
     "noise",

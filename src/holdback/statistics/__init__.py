@@ -10,7 +10,7 @@ flips        samples on which two conditions disagree: exact test, detectable di
 elo          ratings by maximum likelihood, draws modelled, clustered by opening pair
 selection    choosing a rung, what choosing costs, Holm
 sequential   looks while data come in: levels at which an audit may stop
-signatures   black-box signs of a player who throws games
-signs        black-box signs of a solver who gets questions wrong on purpose
+game_signs   black-box signs of a player who throws games
+answer_signs black-box signs of a solver who gets questions wrong on purpose
 detection    how well a detector tells positives from negatives: rates, AUROC, quantiles
 """

@@ -16,7 +16,7 @@ _BUILTIN = {
     "chess_games": "holdback.tasks.chess.games:ChessGames",
     "chess_positions": "holdback.tasks.chess.positions:ChessPositions",
     "text": "holdback.tasks.text.task:TextTask",
-    "inspect": "holdback.interop.inspect_tasks:InspectTask",
+    "inspect": "holdback.inspect.tasks:InspectTask",
 }
 
 

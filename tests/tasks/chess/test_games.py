@@ -20,7 +20,7 @@ from chess_players import (
     write_mortal_engine,
 )
 
-from holdback.audit.behaviour import write_pgn
+from holdback.audit.signs.behaviour import write_pgn
 from holdback.errors import ConfigError, EngineError, UnknownNameError
 from holdback.models.protocol import Decoding, Format, Output, Presentation
 from holdback.tasks.chess import games as games_module

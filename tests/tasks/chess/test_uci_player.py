@@ -13,7 +13,7 @@ from chess_players import write_mortal_engine
 from throwing_engine import write_throwing_engine
 
 from holdback.audit import prepare, run_audit
-from holdback.audit.behaviour import Player, find_signatures
+from holdback.audit.signs.behaviour import Player, find_signatures
 from holdback.errors import CheckpointError, ConfigError, EngineError, UnknownNameError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.protocol import Decoding
