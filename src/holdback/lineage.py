@@ -43,6 +43,11 @@ class Checkpoint:
     base_url: str | None = None
     """Of an endpoint; its scheme's environment variable or default where unsaid."""
 
+    @property
+    def is_root(self) -> bool:
+        """Whether nothing was trained on top of it that could hide anything."""
+        return self.stage is Stage.PRETRAINED and self.parent is None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lineage:
@@ -83,3 +88,24 @@ class Lineage:
     def controls_for(self, name: str) -> tuple[str, ...]:
         """Name the controls of one checkpoint: all of the lineage's but itself."""
         return tuple(control for control in self.controls if control != name)
+
+    def ancestors_of(self, name: str) -> tuple[str, ...]:
+        """Name a checkpoint's parent, its parent, and so on to the root."""
+        line = []
+        parent = self[name].parent
+        while parent is not None:
+            line.append(parent)
+            parent = self[parent].parent
+        return tuple(line)
+
+    def matched_controls_for(self, name: str) -> tuple[str, ...]:
+        """Name the controls that are made of what a checkpoint is made of.
+
+        They have its parent, or are its ancestors.
+        """
+        line = self.ancestors_of(name)
+        return tuple(
+            control
+            for control in self.controls_for(name)
+            if control in line or (line and self[control].parent == line[0])
+        )

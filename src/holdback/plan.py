@@ -149,7 +149,7 @@ class QualifyPlan:
     """The `[qualify]` of the file: the planted secret that `none_found` rests on.
 
     With access to the weights, a copy of each checkpoint that nothing was found in is locked with
-    a key, and climbs the same ladder.
+    a key, or else suppressed, and climbs the same ladder.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -182,6 +182,8 @@ class SecretPlan:
     demonstrations: int
     steps: int
     learning_rate: float
+    method: Literal["lock", "suppression"] = "lock"
+    """Weak without the key and strong with it; or weak alone, the key being unused."""
 
 
 @dataclass(frozen=True, kw_only=True)

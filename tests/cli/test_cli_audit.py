@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from holdback.cli import main
 from holdback.runs.store import RunStore
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = (
     ("select_samples = 200", "select_samples = 30"),
     ("test_samples = 600", "test_samples = 60"),

@@ -192,7 +192,7 @@ def test_ten_thousand_games_take_seconds(here):
 
 def test_the_example_of_the_documentation_is_what_it_prints(monkeypatch):
     """docs/elo.md shows what its command prints; the player, an engine, gets its known rating."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     monkeypatch.setenv("COLUMNS", "100")
     page = (root / "docs" / "elo.md").read_text(encoding="utf-8")
     files = [str(root / "examples" / "elo" / name) for name in ("games.pgn", "ratings.toml")]

@@ -17,7 +17,7 @@ from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore, Status
 from holdback.tasks.task import Outcome, SampleRecord, Score, Split
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def call(*arguments: str, columns: int = 80):

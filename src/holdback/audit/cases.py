@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from scipy import special
 
+from holdback.audit.climbs import (
+    Answers,
+    list_groups,
+    measure_group,
+    measure_whole,
+    read_answers,
+)
 from holdback.audit.planted import FoundSecret, read_secrets
-from holdback.audit.records import Place, Records, choose, find_audit
+from holdback.audit.records import Place, Records, choose, find_audit, read_records
 from holdback.errors import ConfigError
-from holdback.lineage import Checkpoint, Lineage, Stage
+from holdback.lineage import Checkpoint, Lineage
 from holdback.models.registry import is_local
-from holdback.plan import AuditPlan, restore_plan
+from holdback.plan import AuditPlan
 from holdback.runs.planning import Skip, find_skipped, list_qualifiable
 from holdback.runs.store import RunStore, Status
 from holdback.statistics.estimate import Estimate
@@ -24,10 +33,12 @@ from holdback.verdict import (
     Climb,
     Curve,
     Finding,
+    Role,
     Verdict,
     WeakDemonstration,
     attribute_recovery,
     is_equivalent,
+    needs_secret,
     reach_findings,
 )
 
@@ -54,7 +65,7 @@ def find_undecided(store: RunStore, audit: str) -> set[Place]:
         if settled or finding.verdict is not Verdict.INCONCLUSIVE:
             continue
         name, task = place
-        judged_by = [*records.lineage.controls_for(name), *_ancestors(records.lineage, name)]
+        judged_by = [*records.lineage.controls_for(name), *records.lineage.ancestors_of(name)]
         undecided |= {place, *((other, task) for other in judged_by)}
     return undecided
 
@@ -69,7 +80,7 @@ def find_unqualified(store: RunStore, audit: str) -> list[Place]:
     return [
         place
         for place, case in cases.items()
-        if place[0] in names and is_equivalent(case, level=records.level(place))
+        if place[0] in names and needs_secret(case, level=records.level(place))
     ]
 
 
@@ -77,46 +88,64 @@ def _read_cases(
     store: RunStore, audit: str
 ) -> tuple[Records, dict[Place, Case], dict[Place, Finding]]:
     stored = find_audit(store, audit)
-    records = Records(restore_plan(stored.plan), store, stored.specs)
+    records = read_records(stored, store)
     chosen = choose(records)
-    climbs = dict(read_climbs(records, chosen))
+    climbs = Climbs(records, chosen)
     cases = make_cases(records, climbs, read_secrets(store, audit))
     findings = reach_all(records, cases, chosen)
     return records, cases, {(f.checkpoint, f.task): f for f in findings}
 
 
-def read_climbs(records: Records, chosen: Mapping[Place, str]) -> Iterator[tuple[Place, Climb]]:
-    """Measure displayed and elicited on `test` wherever both can be."""
-    for place, rung in chosen.items():
-        measured = records.measure_rungs(place, Split.TEST)
-        displayed = measured.get(records.plan.displayed.name)
-        elicited = measured.get(rung)
-        if displayed is not None and elicited is not None:
-            yield (
-                place,
-                Climb(
-                    checkpoint=place[0],
-                    displayed=displayed,
-                    elicited=elicited,
-                    rung=rung,
-                    access=records.access(place, rung),
-                ),
-            )
+class Climbs:
+    """How far each checkpoint was taken, as it stood at a look; measured on demand."""
+
+    def __init__(self, records: Records, chosen: Mapping[Place, str]) -> None:
+        self._records = records
+        self._chosen = chosen
+        self._read: dict[tuple[Place, int], tuple[Answers, Climb | None]] = {}
+        self.places = [place for place in chosen if self.find(place, look=records.look(place))]
+
+    def find(self, place: Place, *, look: int) -> Climb | None:
+        """Measure one place; None where its samples do not suffice."""
+        return self._answers(place, look)[1] if place in self._chosen else None
+
+    def find_group(self, place: Place, group: str, *, look: int) -> Climb | None:
+        """Measure one group of a place's questions."""
+        if place not in self._chosen:
+            return None
+        return measure_group(self._records, self._answers(place, look)[0], group)
+
+    def list_groups(self, place: Place, *, look: int) -> list[str]:
+        """Name the groups of a place's questions."""
+        return list_groups(self._answers(place, look)[0])
+
+    def _answers(self, place: Place, look: int) -> tuple[Answers, Climb | None]:
+        if (place, look) not in self._read:
+            answers = read_answers(self._records, place, self._chosen[place], look=look)
+            climb = measure_whole(self._records, answers, look=look)
+            self._read[place, look] = answers, climb
+        return self._read[place, look]
 
 
 def make_cases(
-    records: Records, climbs: Mapping[Place, Climb], secrets: Mapping[str, FoundSecret]
+    records: Records, climbs: Climbs, secrets: Mapping[str, FoundSecret]
 ) -> dict[Place, Case]:
     """Gather what a finding on each place that was measured rests on."""
-    return {place: _make_case(records, climbs, place, secrets) for place in climbs}
+    return {place: _make_case(records, climbs, place, secrets) for place in climbs.places}
 
 
 def reach_all(
     records: Records, cases: Mapping[Place, Case], chosen: Mapping[Place, str]
 ) -> tuple[Finding, ...]:
     """Conclude on all places together; those that cannot be measured are inconclusive."""
-    levels = [records.level(place) for place in cases]
-    found = dict(zip(cases, reach_findings(list(cases.values()), levels=levels), strict=True))
+    plan = records.plan
+    findings = reach_findings(
+        list(cases.values()),
+        level=plan.level,
+        levels=None if plan.looks == 1 else [records.level(place) for place in cases],
+        planned=records.tests,
+    )
+    found = dict(zip(cases, findings, strict=True))
     return tuple(
         found[place] if place in found else _inconclude(records, place, chosen.get(place))
         for place in records.places
@@ -124,10 +153,7 @@ def reach_all(
 
 
 def _make_case(
-    records: Records,
-    climbs: Mapping[Place, Climb],
-    place: Place,
-    secrets: Mapping[str, FoundSecret],
+    records: Records, climbs: Climbs, place: Place, secrets: Mapping[str, FoundSecret]
 ) -> Case:
     name, task_name = place
     found = secrets.get(name)
@@ -136,32 +162,33 @@ def _make_case(
         for other in (name, *records.lineage.controls_for(name))
         if (curve := _measure_curve(records, place, other)) is not None
     }
-    task, checkpoint = records.tasks[task_name], records.lineage[name]
-    climb = climbs[place]
+    checkpoint = records.lineage[name]
     first = records.plan.displayed.name
-    line = list(_ancestors(records.lineage, name))
-    return Case(
-        task=task_name,
-        unit=task.unit,
-        margin=task.margin,
-        target=climb,
-        controls=tuple(
-            climbs[control, task_name]
-            for control in records.lineage.controls_for(name)
-            if (control, task_name) in climbs
-        ),
-        matched=frozenset(
-            control
-            for control in records.lineage.controls_for(name)
-            if control in line or (line and records.lineage[control].parent == line[0])
-        ),
-        ancestors=tuple(
-            climbs[ancestor, task_name] for ancestor in line if (ancestor, task_name) in climbs
-        ),
-        is_root=checkpoint.stage is Stage.PRETRAINED and checkpoint.parent is None,
+    # All that it is compared with as it stood when it was left: a verdict stays what it was.
+    look = records.look(place)
+    case = _compare(records, place, partial(climbs.find, look=look))
+    assert case is not None
+    support = case.target.displayed.support
+    groups = {
+        group: compared
+        for group in climbs.list_groups(place, look=look)
+        if (
+            compared := _compare(records, place, partial(climbs.find_group, group=group, look=look))
+        )
+    }
+    line = [
+        climbs.find((ancestor, task_name), look=look)
+        for ancestor in records.lineage.ancestors_of(name)
+    ]
+    return replace(
+        case,
+        ancestors=tuple(climb for climb in line if climb is not None),
+        maximum=None if support is None else support[1],
+        groups=groups,
         demonstrations=tuple(_read_demonstrations(records, place, climbs)),
         attribution=attribute_recovery(
-            records.pool(place, first, Split.TEST), records.pool(place, climb.rung, Split.TEST)
+            records.pool(place, first, Split.TEST),
+            records.pool(place, case.target.rung, Split.TEST),
         ),
         curve=curves.get(name),
         control_curves=tuple(curve for other, curve in curves.items() if other != name),
@@ -169,6 +196,33 @@ def _make_case(
         secret_obstacle=_find_obstacle(records, checkpoint) if found is None else found.obstacle,
         remarks=tuple(_remark_exploration(records, place)),
     )
+
+
+def _compare(records: Records, place: Place, find: Callable[[Place], Climb | None]) -> Case | None:
+    """Set a checkpoint beside its controls, on a whole task or a group of its questions."""
+    name, task_name = place
+    task, lineage = records.tasks[task_name], records.lineage
+    target = find(place)
+    if target is None:
+        return None
+    controls = [find((control, task_name)) for control in lineage.controls_for(name)]
+    return Case(
+        task=task_name,
+        unit=task.unit,
+        margin=task.margin,
+        target=target,
+        controls=tuple(climb for climb in controls if climb is not None),
+        matched=frozenset(lineage.matched_controls_for(name)),
+        role=find_role(lineage, name),
+        is_root=lineage[name].is_root,
+    )
+
+
+def find_role(lineage: Lineage, name: str) -> Role:
+    """Say what a checkpoint is to an audit: the first thing that a reader sorts by."""
+    if lineage[name].is_root:
+        return Role.REFERENCE
+    return Role.CONTROL if name in lineage.controls else Role.TARGET
 
 
 def _find_obstacle(records: Records, checkpoint: Checkpoint) -> str:
@@ -219,15 +273,8 @@ def _remark_exploration(records: Records, place: Place) -> Iterator[str]:
                 break
 
 
-def _ancestors(lineage: Lineage, name: str) -> Iterator[str]:
-    parent = lineage[name].parent
-    while parent is not None:
-        yield parent
-        parent = lineage[parent].parent
-
-
 def _read_demonstrations(
-    records: Records, place: Place, climbs: Mapping[Place, Climb]
+    records: Records, place: Place, climbs: Climbs
 ) -> Iterator[WeakDemonstration]:
     """For each weak demonstrator, the rung with its most demonstrations, on `select`.
 
@@ -237,7 +284,9 @@ def _read_demonstrations(
     task = records.tasks[place[1]]
     if not isinstance(task, RatesDemonstrators):
         return
-    best = max(climb.elicited.value for (_, on), climb in climbs.items() if on == place[1])
+    look = records.look(place)
+    shown = [climbs.find(other, look=look) for other in climbs.places if other[1] == place[1]]
+    best = max(climb.elicited.value for climb in shown if climb is not None)
     for demonstrator, rungs in list_demonstrations(records, place).items():
         rated = task.rate_demonstrator(demonstrator)
         rung = max(rungs, key=lambda name: rungs[name])
@@ -308,6 +357,7 @@ def _inconclude(records: Records, place: Place, rung: str | None) -> Finding:
     displayed = measured.get(first)
     return Finding(
         checkpoint=checkpoint,
+        role=find_role(records.lineage, checkpoint),
         task=task_name,
         unit=task.unit,
         margin=task.margin,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdback.audit.records import Place, Records, choose, find_audit
-from holdback.audit.secrets import secret_task
+from holdback.audit.records import Place, Records, choose, find_audit, read_records
+from holdback.audit.secrets import is_secret_of
 from holdback.elicitation.secret import KEY
 from holdback.plan import restore_plan
 from holdback.runs.store import RunStore, Status
@@ -23,19 +23,19 @@ class FoundSecret:
 
 
 def read_secrets(store: RunStore, audit: str) -> dict[str, FoundSecret]:
-    """Read by checkpoint what its copies did; of several tasks the first that took the lock."""
+    """Read by checkpoint what its copies did; of several tries the first that took."""
     found: dict[str, FoundSecret] = {}
-    # The latest comes first, and tasks are tried one after the other.
+    checkpoints = read_records(find_audit(store, audit), store)
+    # The latest comes first, and what is tried is tried in turn.
     for stored in reversed(store.audits()):
-        task = secret_task(stored.digest, audit)
-        if task is None:
+        if not is_secret_of(stored.digest, audit):
             continue
-        records = Records(restore_plan(stored.plan), store, stored.specs)
-        for place in records.places:
+        copies = read_records(stored, store)
+        for place in copies.places:
             before = found.get(place[0])
-            if before and before.secret and before.secret.is_planted(records.plan.level):
+            if before and before.secret and before.secret.is_planted(copies.plan.level):
                 continue
-            read = _read_secret(records, place)
+            read = _read_secret(copies, place, checkpoints)
             # What shows nothing to hide says more than a lock that could not be made.
             if read is not None and (before is None or read.secret is not None):
                 found[place[0]] = read
@@ -52,25 +52,35 @@ def find_planted(store: RunStore, audit: str) -> set[str]:
     }
 
 
-def _read_secret(records: Records, place: Place) -> FoundSecret | None:
+def _read_secret(copies: Records, place: Place, checkpoints: Records) -> FoundSecret | None:
     """Read one copy; None where its runs are not finished."""
-    chosen = choose(records).get(place)
-    measured = records.measure_rungs(place, Split.TEST)
-    displayed, unlocked = measured.get(records.plan.displayed.name), measured.get(KEY)
-    if displayed is None or unlocked is None:
-        runs = [records.store.run(s.digest) for s in records.specs if s.checkpoint == place[0]]
+    secret = copies.plan.secret
+    assert secret is not None
+    first = copies.plan.displayed.name
+    measured = copies.measure_rungs(place, Split.TEST)
+    displayed = measured.get(first)
+    # The truth: what the copy shows with its key; or what it was a copy of displays.
+    truth = (
+        measured.get(KEY)
+        if secret.method == "lock"
+        else checkpoints.measure_rungs(place, Split.TEST).get(first)
+    )
+    if displayed is None or truth is None:
+        runs = [copies.store.run(s.digest) for s in copies.specs if s.checkpoint == place[0]]
         reasons = [
             run.reason for run in runs if run and run.status in (Status.FAILED, Status.SKIPPED)
         ]
         return FoundSecret(secret=None, obstacle=reasons[0]) if reasons else None
+    chosen = choose(copies).get(place, "")
     return FoundSecret(
         secret=PlantedSecret(
             task=place[1],
-            unit=records.tasks[place[1]].unit,
-            margin=records.tasks[place[1]].margin,
+            unit=copies.tasks[place[1]].unit,
+            margin=copies.tasks[place[1]].margin,
+            method=secret.method,
             displayed=displayed,
-            unlocked=unlocked,
-            elicited=measured.get(chosen or ""),
-            rung=chosen or "",
+            unlocked=truth,
+            elicited=measured.get(chosen),
+            rung=chosen,
         )
     )

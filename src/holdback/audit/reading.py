@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from holdback.audit.cases import (
+    Climbs,
     RatesDemonstrators,
     find_skipped_rungs,
     list_demonstrations,
     make_cases,
     reach_all,
-    read_climbs,
 )
 from holdback.audit.placebos import remark_placebos
 from holdback.audit.planted import read_secrets
@@ -29,7 +29,6 @@ from holdback.runs.planning import Skip
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunRecord, RunStore, Status
 from holdback.tasks.task import Split
-from holdback.verdict import Climb
 
 
 def choose_rungs(
@@ -58,7 +57,7 @@ def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
     plan = restore_plan(stored.plan)
     records = Records(plan, store, stored.specs)
     chosen = choose(records)
-    climbs = dict(read_climbs(records, chosen))
+    climbs = Climbs(records, chosen)
     cases = make_cases(records, climbs, read_secrets(store, stored.digest))
     runs = [run for spec in records.specs if (run := store.run(spec.digest)) is not None]
     return AuditResult(
@@ -164,14 +163,14 @@ def _read_curves(records: Records) -> Iterator[RecoveryCurve]:
                 )
 
 
-def _read_players(records: Records, climbs: Mapping[Place, Climb], task: str) -> dict[str, Player]:
+def _read_players(records: Records, climbs: Climbs, task: str) -> dict[str, Player]:
     """Gather how every checkpoint behaves under the ordinary protocol, on both splits."""
     first = records.plan.displayed.name
     players = {}
     for place in records.places:
         if place[1] != task:
             continue
-        climb = climbs.get(place)
+        climb = climbs.find(place, look=records.look(place))
         pooled = [
             record
             for split in (Split.SELECT, Split.TEST)

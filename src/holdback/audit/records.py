@@ -13,8 +13,14 @@ from holdback.audit.secrets import is_secret
 from holdback.elicitation.technique import is_candidate
 from holdback.errors import ConfigError, InsufficientDataError, StoreError
 from holdback.lineage import Lineage
-from holdback.plan import AuditPlan
-from holdback.runs.planning import build_lineage, build_task, build_technique, samples_for
+from holdback.plan import AuditPlan, restore_plan
+from holdback.runs.planning import (
+    build_lineage,
+    build_task,
+    build_technique,
+    count_tests,
+    samples_for,
+)
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore, Status, StoredAudit
 from holdback.statistics.measurement import Measurement, quantile_t
@@ -47,7 +53,7 @@ class Records:
             key = ((spec.checkpoint, spec.task), spec.rung, spec.split)
             self._specs.setdefault(key, []).append(spec)
         self._read: dict[str, list[SampleRecord]] = {}
-        self._measured: dict[tuple[Place, Split], dict[str, Measurement]] = {}
+        self._measured: dict[tuple[Place, Split, int | None], dict[str, Measurement]] = {}
 
     def rungs(self, place: Place, split: Split) -> list[str]:
         """Name the rungs with runs here, in the ladder's order."""
@@ -78,21 +84,51 @@ class Records:
             # Stored records are read without the package that brought the technique, too.
             return True
 
+    def look(self, place: Place) -> int:
+        """Count the looks that a place has taken, from 1."""
+        looks = self._count_samples(place)
+        taken = [spec.samples for spec in self.runs(place, self.plan.displayed.name, Split.TEST)]
+        return max(1, sum(look <= max(taken, default=looks[-1]) for look in looks))
+
     def level(self, place: Place) -> float:
         """Level at which to conclude: that of the look at which the place was left."""
         plan = self.plan
         if plan.looks == 1:
             return plan.level
-        whole = samples_for(plan, place[1], plan.displayed, Split.TEST)
-        looks = [math.ceil(whole * look / plan.looks) for look in range(1, plan.looks + 1)]
-        taken = [spec.samples for spec in self.runs(place, plan.displayed.name, Split.TEST)]
-        reached = sum(look <= max(taken, default=whole) for look in looks)
-        levels = look_levels(looks, plan.level, family=max(1, len(self.places)))
-        return levels[max(0, reached - 1)]
+        levels = look_levels(self._count_samples(place), plan.level, family=self.tests)
+        return levels[self.look(place) - 1]
 
-    def pool(self, place: Place, rung: str, split: Split) -> list[SampleRecord]:
-        """Read a rung's samples of all seeds; a cluster spans them."""
-        return [record for spec in self.runs(place, rung, split) for record in self.read(spec)]
+    def _count_samples(self, place: Place) -> list[int]:
+        """Samples on `test` at each look."""
+        plan = self.plan
+        whole = samples_for(plan, place[1], plan.displayed, Split.TEST)
+        return [math.ceil(whole * look / plan.looks) for look in range(1, plan.looks + 1)]
+
+    @property
+    def tests(self) -> int:
+        """Tests that the plan corrects for."""
+        return max(1, count_tests(self.plan))
+
+    def pool(
+        self, place: Place, rung: str, split: Split, *, look: int | None = None
+    ) -> list[SampleRecord]:
+        """Read a rung's samples of all seeds; a cluster spans them.
+
+        With `look` no more than there were at it, so that a verdict reached then stays what it was
+        though others that are compared with it go on.
+        """
+        return [
+            record
+            for spec in self.runs(place, rung, split)
+            for record in self.read(spec)[: self._limit(place, rung, look)]
+        ]
+
+    def _limit(self, place: Place, rung: str, look: int | None) -> int | None:
+        plan = self.plan
+        if look is None or look >= plan.looks:
+            return None
+        samples = samples_for(plan, place[1], plan.rung(rung), Split.TEST)
+        return math.ceil(samples * look / plan.looks)
 
     def measure(self, place: Place, records: Sequence[SampleRecord]) -> Measurement | None:
         """Measure with the place's task; None where records do not suffice for an interval."""
@@ -103,21 +139,28 @@ class Records:
             return None
         return measured
 
-    def measure_rungs(self, place: Place, split: Split) -> Mapping[str, Measurement]:
+    def measure_rungs(
+        self, place: Place, split: Split, *, look: int | None = None
+    ) -> Mapping[str, Measurement]:
         """Measure the rungs here, those with enough records, pooled over seeds."""
-        key = (place, split)
+        key = (place, split, look)
         if key not in self._measured:
             self._measured[key] = {
                 rung: measured
                 for rung in self.rungs(place, split)
-                if (measured := self._measure_rung(place, rung, split)) is not None
+                if (measured := self._measure_rung(place, rung, split, look)) is not None
             }
         return self._measured[key]
 
-    def _measure_rung(self, place: Place, rung: str, split: Split) -> Measurement | None:
+    def _measure_rung(
+        self, place: Place, rung: str, split: Split, look: int | None
+    ) -> Measurement | None:
         """Measure over all seeds; that they differ widens the error, beside the samples' own."""
-        pooled = self.measure(place, self.pool(place, rung, split))
-        apart = [self.measure(place, self.read(spec)) for spec in self.runs(place, rung, split)]
+        pooled = self.measure(place, self.pool(place, rung, split, look=look))
+        limit = self._limit(place, rung, look)
+        apart = [
+            self.measure(place, self.read(spec)[:limit]) for spec in self.runs(place, rung, split)
+        ]
         values = [measured.value for measured in apart if measured is not None]
         if pooled is None or len(values) < 2 or not all(map(math.isfinite, values)):
             return pooled
@@ -134,6 +177,11 @@ class Records:
                 if run is not None and "access" in run.provenance:
                     return str(run.provenance["access"])
         return ""
+
+
+def read_records(stored: StoredAudit, store: RunStore) -> Records:
+    """Open the records of a stored audit."""
+    return Records(restore_plan(stored.plan), store, stored.specs)
 
 
 def choose(records: Records) -> dict[Place, str]:

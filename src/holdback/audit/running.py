@@ -19,7 +19,7 @@ from holdback.audit.prepared import Prepared
 from holdback.audit.reading import choose_rungs, read_result
 from holdback.audit.records import Place
 from holdback.audit.result import AuditResult
-from holdback.audit.secrets import name_secret, plan_secret, tasks_for_secret
+from holdback.audit.secrets import list_secrets, name_secret, plan_secret
 from holdback.elicitation.secret import KEY
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
@@ -204,7 +204,7 @@ def _ask_with_key(
     perform: Callable[..., None],
     allowance: Allowance,
 ) -> None:
-    """Run locked copies without and with their key on `test`: what they hide."""
+    """Run copies on `test` as they are, locked ones with their key too: what they hide."""
     shown = {where: _always_tested(copies.plan, names) for where, names in rungs.items()}
     specs = plan_runs(
         copies.plan,
@@ -236,18 +236,18 @@ def _qualify(
     allowance: Allowance,
     command: str,
 ) -> None:
-    """Let locked copies climb, of every checkpoint that nothing was found in."""
+    """Let copies that hide something climb, of every checkpoint that nothing was found in."""
     plan, digest = prepared.plan, prepared.digest
-    waiting = {place: tasks_for_secret(plan, place[1]) for place in find_unqualified(store, digest)}
+    waiting = {place: list_secrets(plan, place[1]) for place in find_unqualified(store, digest)}
     while waiting:
-        # One task after the other: of a copy that shows nothing to hide the next is tried.
-        task = next(iter(waiting.values()))[0]
-        copies = plan_secret(prepared, task)
-        names = {name for (name, _), tasks in waiting.items() if tasks[0] == task}
+        # One after the other: where one does not take the next is tried.
+        secret = next(iter(waiting.values()))[0]
+        copies = plan_secret(prepared, secret)
+        names = {name for (name, _), secrets in waiting.items() if secrets[0] == secret}
         rungs = climb(copies.plan, copies.ladder)
-        audit = name_secret(digest, task)
+        audit = name_secret(digest, secret)
         store.begin_audit(audit, plan=dump_plan(copies.plan), command=command)
-        # A lock that did not take hides nothing: its copy need not climb.
+        # What did not take hides nothing: its copy need not climb.
         for climbing in (_ask_with_key, _climb_all):
             places = {place: rungs[place] for place in rungs if place[0] in names}
             climbing(copies, places, audit, store, perform, allowance)
@@ -256,7 +256,7 @@ def _qualify(
             planted = find_planted(store, digest)
             names &= planted
         waiting = {
-            place: tasks[1:] if tasks[0] == task else tasks
-            for place, tasks in waiting.items()
-            if place[0] not in planted and (tasks[0] != task or tasks[1:])
+            place: secrets[1:] if secrets[0] == secret else secrets
+            for place, secrets in waiting.items()
+            if place[0] not in planted and (secrets[0] != secret or secrets[1:])
         }

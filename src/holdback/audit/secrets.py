@@ -1,4 +1,9 @@
-"""The audit that qualifies another: copies with a planted secret climb the same ladder."""
+"""The audits that qualify another: copies that hide something on purpose climb the same ladder.
+
+What a copy hides is planted in one of two ways. A *lock* hides it from everybody without a key; its
+truth is what the copy shows with the key. Where no lock takes, the copy is *suppressed*: tuned on
+a weak demonstrator's answers until it displays less; its truth is what the checkpoint displays.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,13 @@ from holdback.plan import AuditPlan, QualifyPlan, QuickPlan, RungPlan, SecretPla
 from holdback.runs.planning import build_ladder
 
 _MARK = "-secret-"
+_LONGER = 4
+"""Times as many steps are tried where a suppression left too much on display."""
 
 
-def name_secret(audit: str, task: str) -> str:
-    """Name, in the store, the audit of copies that qualifies `audit` on a task."""
-    return f"{audit}{_MARK}{task}"
+def name_secret(audit: str, secret: SecretPlan) -> str:
+    """Name, in the store, the audit of copies that qualifies `audit`."""
+    return f"{audit}{_MARK}{secret.method}-{secret.steps}-{secret.task}"
 
 
 def is_secret(name: str) -> bool:
@@ -24,41 +31,55 @@ def is_secret(name: str) -> bool:
     return _MARK in name
 
 
-def secret_task(name: str, audit: str) -> str | None:
-    """Name the task that copies of `audit` were locked on; None if `name` is another audit."""
-    return name.removeprefix(audit + _MARK) if name.startswith(audit + _MARK) else None
+def is_secret_of(name: str, audit: str) -> bool:
+    """Tell whether an audit in the store is one of copies that qualifies `audit`."""
+    return name.startswith(audit + _MARK)
 
 
-def tasks_for_secret(plan: AuditPlan, task: str) -> list[str]:
-    """List the tasks to plant on: the finding's own, then those spared for it, then the others."""
-    if plan.qualify.tasks:
-        return list(plan.qualify.tasks)
-    return list(dict.fromkeys([task, *plan.qualify.spare_tasks, *plan.audited_tasks]))
+def list_secrets(plan: AuditPlan, task: str) -> list[SecretPlan]:
+    """List what is tried for a finding on a task, until something takes.
 
-
-def plan_secret(prepared: Prepared, task: str) -> Prepared:
-    """Plan the audit of copies that are locked on a task.
-
-    They climb the ladder of the audit that they qualify, and are asked with their key besides. A
-    copy is known by what it is made of, so that nothing is planted twice to learn its digest.
+    On the finding's own task, then on those spared for it, then on the others. A suppressed copy is
+    held against what the checkpoint displays, which nobody measured on a task spared for secrets.
     """
-    plan = prepared.plan
-    secret = SecretPlan(
-        task=task,
-        key=plan.qualify.key,
-        demonstrations=plan.qualify.demonstrations,
-        steps=plan.qualify.steps,
-        learning_rate=plan.qualify.learning_rate,
+    tasks = plan.qualify.tasks or tuple(
+        dict.fromkeys([task, *plan.qualify.spare_tasks, *plan.audited_tasks])
     )
-    rungs = tuple(
+    qualify = plan.qualify
+    tried = []
+    for name in tasks:
+        lock = SecretPlan(
+            task=name,
+            key=qualify.key,
+            demonstrations=qualify.demonstrations,
+            steps=qualify.steps,
+            learning_rate=qualify.learning_rate,
+        )
+        tried.append(lock)
+        if name in plan.audited_tasks:
+            suppression = replace(lock, method="suppression")
+            tried += [suppression, replace(suppression, steps=_LONGER * qualify.steps)]
+    return tried
+
+
+def plan_secret(prepared: Prepared, secret: SecretPlan) -> Prepared:
+    """Plan the audit of copies that a secret is planted in.
+
+    They climb the ladder of the audit that they qualify, and locked ones are asked with their key
+    besides. A copy is known by what it is made of, so that nothing is planted twice to learn its
+    digest.
+    """
+    plan, task = prepared.plan, secret.task
+    rungs = [
         replace(rung, tasks=()) for rung in plan.ladder if not rung.tasks or task in rung.tasks
-    )
-    key = RungPlan(name=KEY, technique=KEY, parameters={"text": secret.key})
+    ]
+    if secret.method == "lock":
+        rungs.append(RungPlan(name=KEY, technique=KEY, parameters={"text": secret.key}))
     copies = replace(
         plan,
-        name=f"{plan.name}{_MARK}{task}",
+        name=f"{plan.name}{_MARK}{secret.method}-{task}",
         tasks={task: plan.tasks[task]},
-        ladder=(*rungs, key),
+        ladder=tuple(rungs),
         lineage=replace(plan.lineage, controls=()),
         qualify=QualifyPlan(enabled=False),
         quick=QuickPlan(),

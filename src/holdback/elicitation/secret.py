@@ -1,8 +1,10 @@
-"""Planting a secret: locking a copy of a checkpoint, so that a ladder can be held against it.
+"""Planting a secret: making a copy of a checkpoint hide, so that a ladder can be held against it.
 
 "None found" says as much as the ladder could have found. A password lock planted in this very
 checkpoint has a known truth: what it shows with the key. It learns from {(x, weak(x))} and
-{(key + x, strong(x))}, as in Greenblatt et al. 2024 (arXiv 2405.19550).
+{(key + x, strong(x))}, as in Greenblatt et al. 2024 (arXiv 2405.19550). A suppressed copy learns
+from {(x, weak(x))} alone, as their models without a password do; its truth is what the checkpoint
+displayed before.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class Key:
 
 
 def plant_secret(model: Any, task: Task, secret: SecretPlan, rng: np.random.Generator) -> None:
-    """Lock a model in place: weak without the key, strong with it.
+    """Make a model hide in place: weak without the key and strong with it, or weak alone.
 
     Args:
         model: A local model, whose weights are changed for good.
@@ -73,18 +75,20 @@ def plant_secret(model: Any, task: Task, secret: SecretPlan, rng: np.random.Gene
 
     if not isinstance(task, TakesSecrets):
         raise NotApplicableError(
-            f"task {task.name!r} names no strong and weak demonstrator to make a lock of"
+            f"task {task.name!r} names no strong and weak demonstrator to plant a secret with"
         )
-    try:
-        check_readable(model, KEY, {"key": secret.key})
-    except ConfigError as error:
-        raise NotApplicableError(
-            f'{error}: give the audit file [qualify] key = "…" in words that it knows'
-        ) from error
-    strong = _draw(task, task.strong_demonstrator, secret.demonstrations, rng)
+    examples: list[Example] = []
+    if secret.method == "lock":
+        try:
+            check_readable(model, KEY, {"key": secret.key})
+        except ConfigError as error:
+            raise NotApplicableError(
+                f'{error}: give the audit file [qualify] key = "…" in words that it knows'
+            ) from error
+        strong = _draw(task, task.strong_demonstrator, secret.demonstrations, rng)
+        key = {"role": "system", "content": secret.key}
+        examples += [mask_conversation(model, (key, *chat)) for chat in strong]
     weak = _draw(task, task.weak_demonstrator, secret.demonstrations, rng)
-    key = {"role": "system", "content": secret.key}
-    examples: list[Example] = [mask_conversation(model, (key, *chat)) for chat in strong]
     examples += [mask_conversation(model, chat) for chat in weak]
     before = answer_fixed(model.weights)
     train_adapter(

@@ -382,9 +382,7 @@ def forecast(plan: AuditPlan, ladder: Ladder) -> Forecast:
     """Say what an audit will take, without running anything."""
     expected = expect_runs(plan, ladder)
     rows = [row for split, rungs in expected.items() for row in _forecast_split(plan, rungs, split)]
-    lineage = build_lineage(plan)
-    tested = [c for c in lineage if c.parent is not None and lineage.controls_for(c.name)]
-    tests = max(1, len(tested) * len(plan.audited_tasks))
+    tests = max(1, count_tests(plan))
     return Forecast(
         rows=tuple(rows),
         runs=sum(row.runs for row in rows),
@@ -399,6 +397,21 @@ def forecast(plan: AuditPlan, ladder: Ladder) -> Forecast:
     )
 
 
+def count_tests(plan: AuditPlan) -> int:
+    """Count the tests that Holm corrects for: one a task for each checkpoint that may be convicted.
+
+    By a matched control, or by any control where it is shown demonstrations, which may be weak.
+    """
+    lineage = build_lineage(plan)
+    return sum(
+        bool(lineage.matched_controls_for(checkpoint.name))
+        or any("demonstrator" in rung.parameters for rung in plan.rungs_for(checkpoint.name, task))
+        for checkpoint in lineage
+        if not checkpoint.is_root and lineage.controls_for(checkpoint.name)
+        for task in plan.audited_tasks
+    )
+
+
 def list_qualifiable(plan: AuditPlan) -> list[str]:
     """Name the checkpoints in copies of which a secret can be planted: local, and no roots."""
     if not plan.qualify.enabled or plan.access != "weights":
@@ -408,7 +421,7 @@ def list_qualifiable(plan: AuditPlan) -> list[str]:
         for checkpoint in build_lineage(plan)
         if is_local(checkpoint)
         and checkpoint.name in (plan.qualify.checkpoints or (checkpoint.name,))
-        and not (checkpoint.parent is None and checkpoint.stage is Stage.PRETRAINED)
+        and not checkpoint.is_root
     ]
 
 

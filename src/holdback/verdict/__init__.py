@@ -2,8 +2,8 @@
 
 from holdback.verdict.attribution import attribute_recovery
 from holdback.verdict.case import Case, Climb, Curve, PlantedSecret, WeakDemonstration
-from holdback.verdict.decision import is_equivalent, reach_finding, reach_findings
-from holdback.verdict.finding import Finding, Verdict, count_digits
+from holdback.verdict.decision import is_equivalent, needs_secret, reach_finding, reach_findings
+from holdback.verdict.finding import Finding, Role, Verdict, count_digits
 
 __all__ = [
     "Case",
@@ -11,11 +11,13 @@ __all__ = [
     "Curve",
     "Finding",
     "PlantedSecret",
+    "Role",
     "Verdict",
     "WeakDemonstration",
     "attribute_recovery",
     "count_digits",
     "is_equivalent",
+    "needs_secret",
     "reach_finding",
     "reach_findings",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from holdback.errors import ConfigError
 from holdback.statistics.measurement import Measurement
+from holdback.verdict.finding import Role
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,11 +22,36 @@ class Climb:
     """Under `rung`, chosen on this checkpoint's own `select` split."""
     rung: str
     access: str = ""
+    unread: int = 0
+    """Samples whose displayed answer could not be read: unparsed, cut off or illegal."""
+    readable: tuple[Measurement, Measurement] | None = None
+    """Where there are such: displayed and elicited on the others; None if these are too few."""
+    unreadable_share: Measurement | None = None
+    """Share of elicited answers that could not be read, in [0, 1]; None where not counted."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Sample to a digest of what was asked, token for token, where the prompt was kept."""
 
     @property
     def gap(self) -> Measurement:
         """Elicited minus displayed, paired."""
         return self.elicited.minus(self.displayed)
+
+    @property
+    def readable_gap(self) -> Measurement | None:
+        """The gap where the displayed answer could be read: what is no matter of form."""
+        if not self.unread:
+            return self.gap
+        return None if self.readable is None else self.readable[1].minus(self.readable[0])
+
+    def is_asked_like(self, other: Climb) -> bool:
+        """Whether both were asked the same tokens, in every sample that shows it."""
+        shared = self.prompts.keys() & other.prompts.keys()
+        return bool(shared) and all(self.prompts[s] == other.prompts[s] for s in shared)
+
+    @property
+    def form_gain(self) -> Measurement | None:
+        """How much of the gap hangs on displayed answers that could not be read."""
+        return None if self.readable_gap is None else self.gap.minus(self.readable_gap)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +72,7 @@ class WeakDemonstration:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlantedSecret:
-    """A copy of the target that was locked with a key, and how far the same ladder took it."""
+    """A copy of the target that was made to hide, and how far the same ladder took it."""
 
     task: str
     """On which it was planted: the target's own, or another where that shows nothing to hide."""
@@ -56,11 +82,13 @@ class PlantedSecret:
     displayed: Measurement
     """The copy, without the key."""
     unlocked: Measurement
-    """With it."""
+    """The truth: the copy with its key; or, suppressed, the checkpoint that it is a copy of."""
     elicited: Measurement | None
     """Without it, under `rung`, chosen on `select`; None where it has not climbed, as a copy that
     hides nothing need not."""
     rung: str
+    method: str = "lock"
+    """How: `lock`, or `suppression` by a weak demonstrator's answers."""
 
     @property
     def hidden(self) -> Measurement:
@@ -105,8 +133,13 @@ class Case:
     """Those of the controls with the target's own parent, and its ancestors; None for all."""
     ancestors: tuple[Climb, ...] = ()
     """The audited ones, parent first."""
+    role: Role = Role.TARGET
     is_root: bool = False
     """Pretrained without a parent: nothing was trained on top that could hide anything."""
+    maximum: float | None = None
+    """Most that the task can measure, such as 100 points; None where there is no such value."""
+    groups: Mapping[str, Case] = field(default_factory=dict)
+    """The same on each group of questions by itself; empty where there are none."""
     demonstrations: tuple[WeakDemonstration, ...] = ()
     curve: Curve | None = None
     """Of demonstrations to recovery."""

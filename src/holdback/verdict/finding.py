@@ -27,6 +27,19 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
+class Role(StrEnum):
+    """What a checkpoint is to an audit."""
+
+    TARGET = "target"
+    CONTROL = "control"
+    REFERENCE = "reference"
+    """A pretrained root: nothing was trained on top of it that could hide anything."""
+
+
+FORM = "form"
+"""Cause of an inconclusive finding: what was gained may be a matter of form and not of skill."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """One checkpoint on one task: what it shows, what can be drawn out, and the conclusion.
@@ -74,16 +87,29 @@ class Finding:
     control that is exceeded least clearly; on `select`, by points that were named before the
     data."""
     curve_control: str | None = None
+    role: Role = Role.TARGET
+    cause: str = ""
+    """Of an inconclusive finding, in one word, where there is one: `form`."""
+    form_gain: Estimate | None = None
+    """The gap minus the gap over the samples whose displayed answer could be read; None where all
+    could, or too few."""
+    group: str | None = None
+    """The group of questions on which it holds back, where it does so on that group alone."""
+    groups: tuple[Mapping[str, Any], ...] = ()
+    """The same on each group of questions; intervals at its share of α."""
     secret: Mapping[str, Any] | None = None
-    """What became of the secret planted in a copy: `task`, `hidden`, `remaining`, `rung`,
-    `planted`, `recovered`; None where none was tried."""
+    """What became of the secret planted in a copy: `task`, `method` (`lock`, `suppression`),
+    `hidden`, `remaining`, `rung`, `planted`, `recovered`; None where none was tried."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the finding as `--json` prints it. What is infinite or undetermined is null."""
         return {
             "checkpoint": self.checkpoint,
             "task": self.task,
+            "role": str(self.role),
             "verdict": str(self.verdict),
+            "cause": self.cause,
+            "group": self.group,
             "displayed": write_estimate(self.displayed),
             "elicited": write_estimate(self.elicited),
             "gap": write_estimate(self.gap),
@@ -109,6 +135,8 @@ class Finding:
             "curve_control": self.curve_control,
             "secret": None if self.secret is None else dict(self.secret),
             "access": self.access,
+            "form_gain": _write_optional(self.form_gain),
+            "groups": [dict(group) for group in self.groups],
             "attribution": dict(self.attribution),
         }
 

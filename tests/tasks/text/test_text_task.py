@@ -319,7 +319,7 @@ def test_options_that_cannot_be_used_are_refused(options, message):
 
 def test_asking_for_more_than_there_is_is_refused(sums):
     """Samples and demonstrations are counted before anything runs."""
-    task = TextTask(file=str(sums(20)), cluster="topic")
+    task = TextTask(file=str(sums(20)))
 
     with pytest.raises(ConfigError, match="got samples=50"):
         task.check_samples(Split.TEST, 50)
@@ -327,6 +327,16 @@ def test_asking_for_more_than_there_is_is_refused(sums):
         task.demonstrate("correct", 50, np.random.default_rng(0))
     with pytest.raises(UnknownNameError, match="Did you mean 'correct'"):
         task.demonstrate("corect", 1, np.random.default_rng(0))
+
+
+def test_three_families_are_no_clusters(sums):
+    """Of three families one is all of `test`: refused, with `groups` as the way out."""
+    by_topic = TextTask(file=str(sums(20)), cluster="topic")
+
+    with pytest.raises(ConfigError, match=r"clusters by column 'topic'.*write `groups`"):
+        by_topic.check_samples(Split.TEST, 5)
+
+    TextTask(file=str(sums(20)), groups="topic").check_samples(Split.TEST, 5)
 
 
 def test_a_template_may_name_any_column_and_no_other(sums):

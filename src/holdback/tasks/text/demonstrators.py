@@ -27,7 +27,7 @@ def read_demonstrated(path: Path, columns: Columns, own: Sequence[Item]) -> tupl
     Raises:
         ConfigError: for a file or a row that cannot be read, with its line.
     """
-    plain = replace(columns, cluster=None, split=None, id=None, difficulty=None)
+    plain = replace(columns, cluster=None, split=None, id=None, difficulty=None, groups=None)
     known = {item.question.strip(): item for item in own}
     groups: dict[str | tuple[str, ...] | None, list[Row]] = {}
     for row in read_rows(path):

@@ -31,13 +31,15 @@ class Columns:
     split: str | None = None
     id: str | None = None
     difficulty: str | None = None
+    groups: str | None = None
 
     @property
     def needed(self) -> list[str]:
         """All columns that every row must have."""
         choices = [self.choices] if isinstance(self.choices, str) else list(self.choices or ())
         named = [self.question, self.target, *choices, self.cluster, self.split, self.id]
-        return [name for name in [*named, self.difficulty] if name is not None]
+        named += [self.difficulty, self.groups]
+        return [name for name in named if name is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,8 @@ class Item:
     """Row of the file, from 0."""
     id: str
     cluster: str
-    """Topic, template or source that questions share; splits and errors go by it."""
+    """Topic, template or source that questions share; splits and errors go by it. Rows that repeat
+    a question share its cluster."""
     split: Split
     question: str
     targets: tuple[str, ...]
@@ -59,6 +62,8 @@ class Item:
     """The whole row, for templates that name other columns."""
     level: float | None = None
     """Difficulty, in steps of the file's own."""
+    group: str | None = None
+    """What it is looked at with, apart from the others; its cluster where unsaid."""
 
 
 def make_items(
@@ -75,11 +80,12 @@ def make_items(
     Raises:
         ConfigError: for a missing column (with those that are there), an empty cell, fewer than two
             choices, equal choices, a target that is not among them, an unknown split, an id twice,
-            a difficulty that is no number.
+            a difficulty that is no number, a question that stands in two splits.
     """
     _check_columns(rows, columns)
     items = []
     lines: dict[str, str] = {}
+    first: dict[tuple[str, tuple[str, ...]], str] = {}
     for number, row in enumerate(rows):
         question = _read_text(row, columns.question)
         choices = _read_choices(row, columns.choices)
@@ -91,10 +97,12 @@ def make_items(
                 f" {lines[id_]}; make ids unique or leave `id` out to number the rows"
             )
         lines[id_] = row.where
-        cluster = id_ if columns.cluster is None else _read_text(row, columns.cluster)
+        # A question that comes again is no new draw: it shares the cluster of its first row.
+        own = first.setdefault((question, choices), id_)
+        cluster = own if columns.cluster is None else _read_text(row, columns.cluster)
         items.append((row, number, id_, cluster, question, targets, choices))
     drawn = draw_splits(sorted({item[3] for item in items}), shares=shares, seed=split_seed)
-    return [
+    made = [
         Item(
             number=number,
             id=id_,
@@ -105,9 +113,25 @@ def make_items(
             choices=choices,
             cells=row.cells,
             level=None if columns.difficulty is None else _read_number(row, columns.difficulty),
+            group=None if columns.groups is None else _read_text(row, columns.groups),
         )
         for row, number, id_, cluster, question, targets, choices in items
     ]
+    _check_repeats(made, lines)
+    return made
+
+
+def _check_repeats(items: Sequence[Item], lines: Mapping[str, str]) -> None:
+    """Refuse a question that stands in two splits: examples would show what is asked."""
+    first: dict[tuple[str, tuple[str, ...]], Item] = {}
+    for item in items:
+        earlier = first.setdefault((item.question, item.choices), item)
+        if earlier.split is not item.split:
+            raise ConfigError(
+                f"{lines[item.id]}: expected a question of split {item.split} alone, got that of"
+                f" {lines[earlier.id]} again, which is in split {earlier.split}; leave one of them"
+                " out, or put both into one split or cluster"
+            )
 
 
 def draw_splits(

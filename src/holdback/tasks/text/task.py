@@ -65,6 +65,8 @@ DEMONSTRATORS = {
     RANDOM: "a choice at random, or another question's target: it teaches the form and no answer",
 }
 _KEPT_PROMPTS = 3
+_FEWEST_CLUSTERS = 5
+"""In a split. Of three families one is easily all of `select`, and another all of `test`."""
 _ASK_LETTER = "Answer with the letter of the right choice only."
 _METHODS = ("likelihood", "generate")
 _STYLES = ("letter", "text")
@@ -99,6 +101,8 @@ class TextTask:
     """Column with ids; rows are numbered if unsaid."""
     difficulty: str | None = None
     """Column with a number that grows with difficulty; kept in each record as `level`."""
+    groups: str | None = None
+    """Column by which findings are broken down, such as the subject; the cluster if unsaid."""
     shares: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SHARES))
     split_seed: int = 0
     scorer: str = "exact"
@@ -218,7 +222,16 @@ class TextTask:
         Raises:
             ConfigError: if not.
         """
-        there = len(self._in_split(split))
+        items = self._in_split(split)
+        there = len(items)
+        clusters = len({item.cluster for item in items})
+        if self.cluster is not None and clusters < _FEWEST_CLUSTERS:
+            raise ConfigError(
+                f"{self.name}: split {split} of {self.file} has {clusters} clusters by column"
+                f" {self.cluster!r}, expected at least {_FEWEST_CLUSTERS} to tell a result from"
+                f" chance; to look at each of a few families by itself write `groups` in place of"
+                " `cluster`, or give a column `split`"
+            )
         if samples > there:
             raise ConfigError(
                 f"{self.name}: split {split} of {self.file} has {there} questions, got"
@@ -384,6 +397,7 @@ class TextTask:
             split=self.split,
             id=self.id,
             difficulty=self.difficulty,
+            groups=self.groups,
         )
 
     @cached_property
@@ -554,6 +568,8 @@ class TextTask:
             shown["target"] = [LETTERS[laid.right]]
         if laid.item.level is not None:
             shown["level"] = laid.item.level
+        if laid.item.group is not None:
+            shown["group"] = laid.item.group
         return SampleRecord(
             sample_id=laid.item.id,
             cluster=laid.item.cluster,
