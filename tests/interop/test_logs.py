@@ -438,6 +438,13 @@ def row(index, **fields):
     return {**given, "filtered_resps": ["8"], "filter": "none", **fields}
 
 
+def old_row(index, **fields):
+    """As lm-eval wrote it before 0.4.7: neither `metrics` nor `filter`."""
+    hashes = dict.fromkeys(("doc_hash", "prompt_hash", "target_hash"), f"hash {index}")
+    written = {**row(index), "arguments": [["Q"]], "resps": [["8"]], **hashes, **fields}
+    return {key: value for key, value in written.items() if key not in ("metrics", "filter")}
+
+
 @pytest.mark.parametrize(
     ("rows", "line"),
     [
@@ -446,6 +453,8 @@ def row(index, **fields):
         ([{"text": "no sample"}], "line 1: .*JSON of another kind"),
         ([row(0), row(1, acc=math.nan)], "'1'.*finite.*got nan"),
         ([row(0), row(0)], "sample '0', epoch 1, twice"),
+        ([old_row(0), old_row(0)], "again for another filter.*before 0.4.7"),
+        ([old_row(0, acc=[1.0, 2])], "a metric that is a number, got none"),
     ],
 )
 def test_broken_samples_are_one_line(tmp_path, rows, line):
@@ -455,6 +464,31 @@ def test_broken_samples_are_one_line(tmp_path, rows, line):
     with pytest.raises(LogError, match=line) as refused:
         read_source(str(path), DEFAULT, tell=print)
     assert str(path) in str(refused.value)
+
+
+def test_samples_of_an_older_lm_eval_are_read(tmp_path):
+    """What is no field of the format is a metric: one is read, of several one is to be chosen."""
+    path = write_rows(tmp_path, old_row(0), old_row(1, acc=0.0))
+
+    (log,) = read_source(str(path), DEFAULT, tell=print)
+
+    assert log.score == "acc,none"
+    assert [sample.value for sample in log.samples] == [1, 0]
+    several = write_rows(tmp_path, old_row(0, acc_norm=0.0), old_row(1, acc_norm=1.0))
+    with pytest.raises(ConfigError, match="got 2: acc,none, acc_norm,none; choose with --score"):
+        read_source(str(several), DEFAULT, tell=print)
+
+
+def test_a_sample_without_a_hash_is_known_by_its_document(samples_folder, tmp_path):
+    """The hash that lm-eval did not write yet is the one that it writes today."""
+    (path,) = samples_folder.glob("samples_sums_generated_*.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    bare = [{key: value for key, value in row.items() if key != "doc_hash"} for row in rows]
+
+    (today,) = read_source(str(path), DEFAULT, tell=print)
+    (before,) = read_source(str(write_rows(tmp_path, *bare)), DEFAULT, tell=print)
+
+    assert [s.digest for s in before.samples] == [s.digest for s in today.samples]
 
 
 def test_samples_without_their_results_are_read_all_the_same(tmp_path):
