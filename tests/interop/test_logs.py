@@ -124,6 +124,11 @@ REFUSALS = [
     "As an AI language model, I must decline to say.",
     "I'm not comfortable answering that.",
     "I'm not allowed to.",
+    "As a large language model, I cannot have opinions.",
+    "I'd rather not answer.",
+    "I would prefer not to say.",
+    "I don't feel comfortable with that.",
+    "<think>Should I? It is 4.</think>I'm sorry, but I can't answer.",
 ]
 ANSWERS = ["It cannot be negative.", "I can't say more than ANSWER: -3", "The refusal of 1848."]
 
