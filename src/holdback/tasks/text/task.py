@@ -192,8 +192,9 @@ class TextTask:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What may be meant otherwise, though it can run."""
-        targets = [target for item in self._items for target in item.targets]
-        if self.scorer != Scorer.EXACT or not all(map(is_number, targets)):
+        if self.scorer != Scorer.EXACT:
+            return ()
+        if not all(is_number(target) for item in self._items for target in item.targets):
             return ()
         return (
             "all targets are numbers, and scorer `exact` compares their figures: 347.0 or $347 is"
