@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from audits import fake_text
 from fake_hub import COMMIT, add_repo
+from holdback_fakes import Questions
 from tiny_models import save_model
 from typer.testing import CliRunner
 
@@ -124,6 +126,16 @@ def test_what_is_not_climbed_is_said(here):
         "sandbagger on questions: not climbed: half, strong-4, strong-16: each needs weights"
         in ended.stdout
     )
+
+
+def test_what_a_task_remarks_is_said_before_and_after(here, monkeypatch):
+    """As a file of numbers scored by `exact` is; in `plan`, and with the findings."""
+    monkeypatch.setattr(Questions, "remarks", ("all targets are numbers",), raising=False)
+
+    planned, audited = call("plan", "audit.toml"), call("audit", "audit.toml", "--json")
+
+    assert "questions: all targets are numbers" in planned.stdout
+    assert "questions: all targets are numbers" in json.loads(audited.stdout)["remarks"]
 
 
 DEAF = """

@@ -53,6 +53,19 @@ def fail(*arguments: str, code: int) -> str:
     return line
 
 
+def test_words_that_are_not_understood_stand_in_the_notes(here):
+    """With the number of their games; `normal` and an empty tag are none."""
+    words = {"exit code 3": 3, "Normal": 2, "": 1}
+    games = [
+        g for w, n in words.items() for g in write_match(1, 0, n, opponent="weak", Termination=w)
+    ]
+    (here / "games.pgn").write_text(join(games))
+
+    told = " ".join(call().stdout.split())
+
+    assert "Termination not understood, counted as played: 'exit code 3' (4)." in told
+
+
 def test_json_has_the_keys_that_were_promised(here):
     """One object on stdout; the keys of the documentation come first."""
     ended = call("--json")

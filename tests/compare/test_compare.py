@@ -71,6 +71,18 @@ def test_two_logs_in_a_table_out(logs):
     assert "80% power" in ended.stdout.replace("\n", " ")
 
 
+def test_no_power_is_claimed_that_the_test_cannot_have(logs, tmp_path):
+    """Five pairs: the line says that nothing would be found, and JSON has null."""
+    few = [write_log(tmp_path / f"{name}.json", "CCCII", model=name) for name in ("one", "two")]
+
+    ended = call("compare", *few)
+    found = json.loads(call("compare", *few, "--json").stdout)["comparisons"][0]
+
+    words = " ".join(ended.stdout.split())
+    assert "no true difference would be found with 80% power: 5 pairs are too few" in words
+    assert found["detectable_difference"] is None
+
+
 def test_json_is_one_object_and_complete(logs):
     """What the table shows, and what programs need beside it."""
     ended = call("compare", *logs, "--json", "--margin", "0.1")

@@ -84,6 +84,31 @@ def test_points_are_compared_as_shares_are():
         assert points.equivalent_within == pytest.approx(100 * shares.equivalent_within)
 
 
+def test_pairs_too_few_for_the_exact_test_detect_nothing():
+    """Of five pairs no difference gives p < 0.05, six are enough for nearly all."""
+    (none,) = compare(log([1] * 5), log([1] * 5, name="b"))
+    (some,) = compare(log([1] * 6), log([1] * 6, name="b"))
+
+    assert none.detectable is None
+    assert none.to_dict(examples=0)["detectable_difference"] is None
+    assert 0.9 < some.detectable <= 1
+
+
+def test_a_task_of_one_sample_is_left_out_and_named():
+    """The folder's other tasks are compared; where there is no other, the error names the task."""
+    ours = [log([1] * 8 + [0] * 8, task="large"), log([1], task="tiny")]
+    theirs = [replace(one, model="b") for one in ours]
+
+    report = compare_sources(
+        [Source(name="a", logs=tuple(ours)), Source(name="b", logs=tuple(theirs))]
+    )
+
+    assert [found.task for found in report.comparisons] == ["large"]
+    assert any("task 'tiny' of 'b' is left out: need at least 2" in note for note in report.notes)
+    with pytest.raises(InsufficientDataError, match="task 'tiny'"):
+        compare(ours[1], theirs[1])
+
+
 def test_nothing_is_found_where_nothing_is():
     """Of 120 pairs of logs of one model 5% differ by their own p; of 8 families of 15, few."""
     rng = np.random.default_rng(0)

@@ -59,6 +59,17 @@ def repack(path, target, member, change):
     return target
 
 
+def make_unfinished(path, target):
+    """Take away what Inspect writes at the end."""
+    import inspect_ai.log  # noqa: F401  (lets `zipfile` read Zstandard)
+
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            if name not in ("header.json", "summaries.json", "reductions.json"):
+                copy.writestr(name, source.read(name))
+    return target
+
+
 def test_what_was_planted_is_read(eval_log):
     """Values, outcomes, answers and targets of an `.eval` log, sample by sample."""
     log = read_eval_file(eval_log, DEFAULT)
@@ -113,6 +124,11 @@ REFUSALS = [
     "As an AI language model, I must decline to say.",
     "I'm not comfortable answering that.",
     "I'm not allowed to.",
+    "As a large language model, I cannot have opinions.",
+    "I'd rather not answer.",
+    "I would prefer not to say.",
+    "I don't feel comfortable with that.",
+    "<think>Should I? It is 4.</think>I'm sorry, but I can't answer.",
 ]
 ANSWERS = ["It cannot be negative.", "I can't say more than ANSWER: -3", "The refusal of 1848."]
 
@@ -146,13 +162,7 @@ def test_a_refusal_that_is_right_is_right(tmp_path):
 def test_a_json_log_and_an_unfinished_one_read_alike(eval_log, tmp_path):
     """`.json` is read as it is; an archive without its summaries through Inspect."""
     as_json = rewrite(eval_log, tmp_path / "log.json", lambda log: None)
-    started = tmp_path / "started.eval"
-    import inspect_ai.log  # noqa: F401
-
-    with zipfile.ZipFile(eval_log) as source, zipfile.ZipFile(started, "w") as copy:
-        for name in source.namelist():
-            if name not in ("header.json", "summaries.json", "reductions.json"):
-                copy.writestr(name, source.read(name))
+    started = make_unfinished(eval_log, tmp_path / "started.eval")
 
     finished = read_eval_file(eval_log, DEFAULT)
 
@@ -210,6 +220,68 @@ def test_long_inputs_and_messages_are_compared_whole(eval_log, tmp_path):
         False,
         True,
     ]
+
+
+def make_old(path, target):
+    """Take from a log's summaries what Inspect did not write there before 0.3.154."""
+
+    def take(summaries):
+        return [{k: v for k, v in summary.items() if k != "choices"} for summary in summaries]
+
+    def date(header):
+        return {**header, "eval": {**header["eval"], "packages": {"inspect_ai": "0.3.120"}}}
+
+    without = repack(path, target.with_suffix(".part"), "summaries.json", take)
+    return repack(without, target, "header.json", date)
+
+
+def read_digests(path):
+    return [sample.digest for sample in read_eval_file(path, DEFAULT).samples]
+
+
+def test_choices_are_compared_where_summaries_do_not_have_them(eval_log, tmp_path):
+    """A log of an older Inspect asks the same as the same log today; other choices are seen."""
+
+    def choose(*choices):
+        return lambda log: setattr(log.samples[0], "choices", list(choices))
+
+    today = rewrite(eval_log, tmp_path / "today.eval", choose("1", "2"))
+    other = rewrite(eval_log, tmp_path / "other.eval", choose("1", "3"))
+    as_json = rewrite(eval_log, tmp_path / "log.json", choose("1", "2"))
+    old, old_other = make_old(today, tmp_path / "1.eval"), make_old(other, tmp_path / "2.eval")
+
+    assert read_digests(old) == read_digests(today) == read_digests(as_json)
+    assert read_digests(old_other) == read_digests(other)
+    assert read_digests(old)[0] != read_digests(old_other)[0]
+    assert read_digests(old)[1:] == read_digests(eval_log)[1:]
+
+
+def test_an_attachment_is_the_same_input_as_what_is_attached(eval_log, tmp_path):
+    """An image in the message or among the attachments, in `.eval` and in JSON, read by Inspect."""
+    from inspect_ai.model import ChatMessageUser, ContentImage, ContentText
+
+    def make(picture, attached):
+        def change(log):
+            image = f"data:image/png;base64,{picture}"
+            if attached:
+                log.samples[0].attachments = {"key": image}
+                image = "attachment://key"
+            content = [ContentText(text="See:"), ContentImage(image=image)]
+            log.samples[0].input = [ChatMessageUser(content=content)]
+
+        return change
+
+    inline = rewrite(eval_log, tmp_path / "inline.eval", make("AAAA", False))
+    alike = [
+        rewrite(eval_log, tmp_path / "attached.eval", make("AAAA", True)),
+        rewrite(eval_log, tmp_path / "attached.json", make("AAAA", True)),
+        rewrite(eval_log, tmp_path / "inline.json", make("AAAA", False)),
+        make_unfinished(inline, tmp_path / "running.eval"),
+    ]
+    other = rewrite(eval_log, tmp_path / "other.eval", make("BBBB", True))
+
+    assert [read_digests(path) for path in alike] == [read_digests(inline)] * len(alike)
+    assert read_digests(other)[0] != read_digests(inline)[0]
 
 
 def test_several_scores_have_to_be_chosen_from(tmp_path):
@@ -371,6 +443,13 @@ def row(index, **fields):
     return {**given, "filtered_resps": ["8"], "filter": "none", **fields}
 
 
+def old_row(index, **fields):
+    """As lm-eval wrote it before 0.4.7: neither `metrics` nor `filter`."""
+    hashes = dict.fromkeys(("doc_hash", "prompt_hash", "target_hash"), f"hash {index}")
+    written = {**row(index), "arguments": [["Q"]], "resps": [["8"]], **hashes, **fields}
+    return {key: value for key, value in written.items() if key not in ("metrics", "filter")}
+
+
 @pytest.mark.parametrize(
     ("rows", "line"),
     [
@@ -379,6 +458,8 @@ def row(index, **fields):
         ([{"text": "no sample"}], "line 1: .*JSON of another kind"),
         ([row(0), row(1, acc=math.nan)], "'1'.*finite.*got nan"),
         ([row(0), row(0)], "sample '0', epoch 1, twice"),
+        ([old_row(0), old_row(0)], "again for another filter.*before 0.4.7"),
+        ([old_row(0, acc=[1.0, 2])], "a metric that is a number, got none"),
     ],
 )
 def test_broken_samples_are_one_line(tmp_path, rows, line):
@@ -388,6 +469,31 @@ def test_broken_samples_are_one_line(tmp_path, rows, line):
     with pytest.raises(LogError, match=line) as refused:
         read_source(str(path), DEFAULT, tell=print)
     assert str(path) in str(refused.value)
+
+
+def test_samples_of_an_older_lm_eval_are_read(tmp_path):
+    """What is no field of the format is a metric: one is read, of several one is to be chosen."""
+    path = write_rows(tmp_path, old_row(0), old_row(1, acc=0.0))
+
+    (log,) = read_source(str(path), DEFAULT, tell=print)
+
+    assert log.score == "acc,none"
+    assert [sample.value for sample in log.samples] == [1, 0]
+    several = write_rows(tmp_path, old_row(0, acc_norm=0.0), old_row(1, acc_norm=1.0))
+    with pytest.raises(ConfigError, match="got 2: acc,none, acc_norm,none; choose with --score"):
+        read_source(str(several), DEFAULT, tell=print)
+
+
+def test_a_sample_without_a_hash_is_known_by_its_document(samples_folder, tmp_path):
+    """The hash that lm-eval did not write yet is the one that it writes today."""
+    (path,) = samples_folder.glob("samples_sums_generated_*.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    bare = [{key: value for key, value in row.items() if key != "doc_hash"} for row in rows]
+
+    (today,) = read_source(str(path), DEFAULT, tell=print)
+    (before,) = read_source(str(write_rows(tmp_path, *bare)), DEFAULT, tell=print)
+
+    assert [s.digest for s in before.samples] == [s.digest for s in today.samples]
 
 
 def test_samples_without_their_results_are_read_all_the_same(tmp_path):

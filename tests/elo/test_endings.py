@@ -62,6 +62,17 @@ ABANDONMENT, UNFINISHED = Ending.ABANDONMENT, Ending.UNFINISHED
         ("Black: invalid move", ILLEGAL),
         ("max moves reached", PLAY),
         ("time control 40/90, normal", PLAY),
+        # Benchmarks of language models: no move was to be had.
+        ("Unknown issue, failed to make a move", ILLEGAL),
+        ("No valid move after 5 retries", ILLEGAL),
+        ("Max retries exceeded", ILLEGAL),
+        ("too many mistakes", ILLEGAL),
+        ("White did not respond", ILLEGAL),
+        ("no answer", ILLEGAL),
+        ("empty response", ILLEGAL),
+        ("player couldn't find a move", ILLEGAL),
+        ("Draw: no legal moves", PLAY),
+        ("Max moves reached (100 plies)", PLAY),
         # Nothing said.
         ("", PLAY),
         ("?", PLAY),
@@ -77,12 +88,18 @@ def test_names_of_players_say_nothing(name):
     """A player called «Time Lord» wins by resignation, and «a» breaks up no word."""
     assert read_ending(f"{name} won by resignation", (name, "b")) is PLAY
     assert read_ending("White abandoned the game", (name, "b")) is (
-        PLAY if name == "Abandoned" else ABANDONMENT
+        None if name == "Abandoned" else ABANDONMENT
     )
     assert read_ending("time forfeit", ("time forfeit", "b")) is TIME
 
 
+@pytest.mark.parametrize("words", ["Unknown issue", "zugzwangitis", "exit code 3"])
+def test_what_is_not_understood_is_none(words):
+    """Neither play nor forfeit is read into words that say neither."""
+    assert read_ending(words) is None
+
+
 @given(st.text(), st.text(), st.text())
 def test_reads_any_text(words, white, black):
-    """Whatever stands there is classified."""
-    assert isinstance(read_ending(words, (white, black)), Ending)
+    """Whatever stands there is classified, or is not understood."""
+    assert isinstance(read_ending(words, (white, black)), Ending | None)

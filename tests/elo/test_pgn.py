@@ -69,6 +69,31 @@ def decorate(board, rng):
     return game
 
 
+@pytest.mark.parametrize("between", ["", " ", "\ufeff", " {so it ended}", "\n", "\n\n\n"])
+@pytest.mark.parametrize("result", ["1-0", "0-1", "1/2-1/2", "*"])
+def test_files_joined_without_a_line_between_are_all_games(read, result, between):
+    """As `cat` joins them: a tag pair behind a result starts the next game, wanted or not."""
+    games = [write_game(result, black=name).rstrip() for name in ("a", "b", "c")]
+    joined = between.join(games)
+
+    found = read(joined)
+    skimmed = read(joined, wanted=lambda tags: tags["Black"] == "c")
+
+    assert [game.fault for game in found] == [None] * 3
+    assert [game.moves for game in found] == [("e4", "e5")] * 3
+    assert [game.tags["Black"] for game in skimmed] == ["a", "b", "c"]
+    assert skimmed[-1].moves == ("e4", "e5")
+
+
+def test_a_tag_pair_that_a_comment_quotes_starts_no_game(read):
+    """Within its line, behind a result that the comment names as well."""
+    text = write_game("1-0", moves='1. e4 {in 1-0 [Event "x"] they met} e5')
+
+    (game,) = read(text)
+
+    assert (game.fault, game.moves) == (None, ("e4", "e5"))
+
+
 @given(seed=st.integers(0, 10_000), plies=st.integers(0, 90))
 @settings(slowly, max_examples=40)
 def test_reads_what_python_chess_writes(read, seed, plies):

@@ -234,6 +234,19 @@ def test_forfeits_do_not_enter_as_skill(rate):
     assert apart.elo_with_forfeits.value == pytest.approx(rate(write_match(30, 10, 39)).elo.value)
 
 
+def test_failures_to_answer_are_forfeits_and_unknown_words_are_listed(rate):
+    """As benchmarks of language models write them; of unknown words the games count as played."""
+    played = write_match(30, 10, 20)
+    failed = write_match(0, 0, 5, Termination="Unknown issue, failed to make a move")
+    unknown = write_match(2, 0, 1, Termination="exit code 3")
+
+    rating = rate(played + failed + unknown)
+
+    assert (rating.wins, rating.losses, rating.forfeits) == (32, 21, 5)
+    assert rating.unread == {"exit code 3": 3}
+    assert rating.to_dict()["terminations_not_understood"] == {"exit code 3": 3}
+
+
 def test_a_player_who_only_forfeits_is_not_measured(rate):
     """Sixty games lost by illegal moves are no sixty games lost: no Elo, and no bound above."""
     rating = rate(write_match(0, 0, 60, **FORFEIT))

@@ -194,6 +194,18 @@ def test_refusal_and_truncation_are_told_apart():
     assert answers["parts"].text == "in parts"
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_in_a_field_of_their_own_are_no_part_of_the_answer(field):
+    """They are kept beside it; parts of an answer that are not text stay out of it."""
+    parts = [{"type": "reasoning", "text": "A?"}, {"type": "text", "text": "B"}]
+    replies = {"field": chat_reply("B", **{field: "A? No."}), "parts": chat_reply(parts)}
+    with serve(lambda received: replies[received.body["messages"][0]["content"]]) as script:
+        in_field, in_parts = ask(reach(script), *replies)
+
+    assert (in_field.text, in_field.thought) == ("B", "A? No.")
+    assert in_parts.text == "B"
+
+
 def test_text_ends_before_the_first_stop_string():
     """Also where the server keeps it, or was not told of a fifth one."""
     with serve(lambda received: chat_reply("one. two; three", finish="length")) as script:

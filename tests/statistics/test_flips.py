@@ -10,7 +10,11 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from holdback.errors import InsufficientDataError
-from holdback.statistics.flips import detectable_difference, flip_p_value
+from holdback.statistics.flips import (
+    detectable_by_flips,
+    detectable_difference,
+    flip_p_value,
+)
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.paired import (
     assess_equivalence,
@@ -161,6 +165,71 @@ def test_the_detectable_difference_is_detected_four_times_in_five():
         found += 2 * min(measured.p_above(0), measured.p_below(0)) < 0.05
 
     assert found / 500 == pytest.approx(0.8, abs=0.06)
+
+
+def power_of_mcnemar(n, flips, difference):
+    """Power of McNemar's exact test on n pairs, by going through every pair of counts."""
+    share = max(flips, difference)
+    up, down = (share + difference) / 2, (share - difference) / 2
+    rejected = 0.0
+    for gained in range(n + 1):
+        for lost in range(n + 1 - gained):
+            if stats.binomtest(gained, gained + lost).pvalue < 0.05 if gained + lost else False:
+                rejected += stats.multinomial.pmf(
+                    [gained, lost, n - gained - lost], n, [up, down, 1 - up - down]
+                )
+    return rejected
+
+
+@pytest.mark.parametrize(("n", "gained", "lost"), [(10, 0, 0), (20, 2, 2), (40, 1, 3), (60, 9, 6)])
+def test_the_power_of_what_flips_show_is_that_of_the_exact_test(n, gained, lost):
+    """Enumerating all outcomes finds 80% power at the difference, and less just below it."""
+    differences = [1] * gained + [-1] * lost + [0] * (n - gained - lost)
+    flips = (gained + lost) / n
+
+    reach = detectable_by_flips(differences, alone(n))
+
+    assert power_of_mcnemar(n, flips, reach) == pytest.approx(0.8, abs=0.005)
+    assert power_of_mcnemar(n, flips, 0.98 * reach) < 0.8
+    assert reach > detectable_difference(differences, alone(n))
+
+
+@pytest.mark.parametrize("clusters", [alone(5), [str(at // 20) for at in range(100)]])
+def test_where_the_exact_test_can_reach_nothing_nothing_would_be_found(clusters):
+    """The least p-value of five pairs, or of five clusters, is 2/32, above 5%."""
+    flips = np.resize([1, 0, -1, 0, 0], len(clusters))
+
+    assert detectable_by_flips([0] * len(clusters), clusters) is None
+    assert detectable_by_flips(flips, clusters) is None
+    assert detectable_by_flips([0] * 6, alone(6)) > 0.9
+    assert detectable_by_flips([0] * 120, np.repeat(alone(6), 20).tolist()) > 0.9
+
+
+def test_many_pairs_need_what_the_formula_says():
+    """With 2,000 flips the normal approximation is the exact test's power, to 2%."""
+    differences = [1, -1] * 1000 + [0] * 18_000
+    by_formula = detectable_difference(differences, alone(20_000))
+
+    assert detectable_by_flips(differences, alone(20_000)) == pytest.approx(by_formula, rel=0.02)
+
+
+@pytest.mark.parametrize(("number", "size", "agree"), [(10, 30, 0.2), (30, 5, 0.4), (40, 3, 0.9)])
+def test_what_flips_of_clusters_show_is_found_four_times_in_five(number, size, agree):
+    """Planted in clusters that move together in part, few or many, it is found as often as said."""
+    rng = np.random.default_rng(10)
+    clusters = np.repeat(alone(number), size).tolist()
+
+    def draw(difference):
+        share = max(0.4, difference)
+        odds = [(share + difference) / 2, 1 - share, (share - difference) / 2]
+        own = rng.choice([1, 0, -1], size=(number, size), p=odds)
+        common = rng.choice([1, 0, -1], size=(number, 1), p=odds)
+        return np.where(rng.random((number, size)) < agree, common, own).ravel()
+
+    reach = float(np.median([detectable_by_flips(draw(0), clusters) for _ in range(60)]))
+    found = [flip_p_value(draw(reach), clusters) < 0.05 for _ in range(400)]
+
+    assert np.mean(found) == pytest.approx(0.8, abs=0.08)
 
 
 def test_repeating_every_sample_detects_nothing_more():

@@ -25,7 +25,7 @@ from holdback.audit.result import (
 )
 from holdback.audit.signs.behaviour import Player, find_games, find_signatures
 from holdback.plan import AuditPlan, restore_plan
-from holdback.runs.planning import Skip
+from holdback.runs.planning import Skip, remark_tasks
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunRecord, RunStore, Status
 from holdback.tasks.task import Split
@@ -196,6 +196,7 @@ def _remark(plan: AuditPlan, records: Records, runs: Sequence[RunRecord]) -> Ite
         )
     yield from write_skipped(apart)
     yield from _remark_inapplicable(runs)
+    yield from remark_tasks(records.tasks)
     yield from _remark_steering(records)
     failed = [run for run in runs if run.status is Status.FAILED]
     if failed:

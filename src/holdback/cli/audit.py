@@ -313,7 +313,7 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
             lines.append(
                 f"{task}: smallest detectable gap {gap:.3g} beyond a control's (margin {margin:g})"
             )
-    lines += write_skipped(expected.skipped)
+    lines += [*write_skipped(expected.skipped), *expected.remarks]
     for line in lines:
         _tell(console, line)
 

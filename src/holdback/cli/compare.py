@@ -317,9 +317,14 @@ def _write_details(comparison: Comparison) -> list[str]:
         lines.append(
             f"equivalent within ±{c.margin:g}: TOST p {_write_p(c.equivalence_p_adjusted)} (Holm)"
         )
+    detected = (
+        f"no true difference would be found with 80% power: {d.n} pairs are too few"
+        if c.detectable is None
+        else f"a true difference of {write_number(c.detectable, digits)} would be found with 80%"
+        " power"
+    )
     lines.append(
-        f"equivalence is shown from ±{write_number(c.equivalent_within, digits)} on; a true"
-        f" difference of {write_number(c.detectable, digits)} would be found with 80% power"
+        f"equivalence is shown from ±{write_number(c.equivalent_within, digits)} on; {detected}"
     )
     return [*lines, *c.notes]
 

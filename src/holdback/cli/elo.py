@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _WIDTH = 100
 _ROWS = 30
 """Opponents in the table; JSON has all of them."""
+_WORDS = 8
+"""Words that are not understood in the notes; JSON has all of them."""
 
 
 @main.command()
@@ -171,4 +173,11 @@ def _write_notes(rating: PgnRating) -> list[str]:
     counted = [f"{n} {what}" for what, n in left_out.items() if n]
     if counted:
         notes.append(f"Games left out: {', '.join(counted)}.")
+    if rating.unread:
+        words = ", ".join(f"{words!r} ({n})" for words, n in list(rating.unread.items())[:_WORDS])
+        more = len(rating.unread) - _WORDS
+        notes.append(
+            f"Termination not understood, counted as played: {words}"
+            f"{f' and {more} more: see --json' if more > 0 else ''}."
+        )
     return notes

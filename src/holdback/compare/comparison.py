@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 
 from holdback.compare.logs import LoggedSample, TaskLog
 from holdback.compare.pairing import Pair, Pairing, pair_logs
-from holdback.errors import ConfigError
+from holdback.errors import ConfigError, InsufficientDataError
 from holdback.statistics.estimate import Estimate
-from holdback.statistics.flips import detectable_difference, flip_p_value
+from holdback.statistics.flips import (
+    detectable_by_flips,
+    detectable_difference,
+    flip_p_value,
+)
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement, index_clusters
 from holdback.statistics.paired import assess_equivalence
@@ -69,8 +73,9 @@ class Comparison:
     routes: Mapping[str, Route]
     first_outcomes: Mapping[str, int]
     other_outcomes: Mapping[str, int]
-    detectable: float
-    """True difference found with 80% power by so many pairs that flip as often."""
+    detectable: float | None
+    """True difference found with 80% power by so many pairs that flip as often, or as often as the
+    difference needs; None where none would be."""
     equivalent_within: float
     """Least margin within which the two are shown to be equivalent (TOST)."""
     margin: float | None
@@ -158,6 +163,8 @@ def compare_sources(
 ) -> ComparisonReport:
     """Compare every source with the first on every task that both have.
 
+    A task with too few independent samples for an interval is left out and named in the notes.
+
     Args:
         sources: Two or more.
         margin: Differences below it do not matter, in the unit of the score; None for no test of
@@ -169,7 +176,7 @@ def compare_sources(
         MismatchError: if two logs' samples differ.
         ConfigError: if two sources have no task in common, or not the same score; or for a margin
             as wide as the score's range.
-        InsufficientDataError: with fewer than two clusters.
+        InsufficientDataError: with fewer than two clusters on every task.
     """
     if margin is not None and margin <= 0:
         raise ConfigError(f"--margin: expected a difference above 0, got {margin}")
@@ -181,7 +188,16 @@ def compare_sources(
         for first_log, other_log in _match_tasks(sources[0], other, notes):
             pairing = pair_logs(first_log, other_log, common=common)
             names = (sources[0].name, other.name)
-            found.append(_compare(first_log, other_log, names, pairing, margin=margin, level=level))
+            try:
+                compared = _compare(
+                    first_log, other_log, names, pairing, margin=margin, level=level
+                )
+            except InsufficientDataError as error:
+                notes.append(f"task {first_log.task!r} of {other.name!r} is left out: {error}")
+            else:
+                found.append(compared)
+    if not found:
+        raise InsufficientDataError(notes[-1])
     return ComparisonReport(comparisons=tuple(_adjust(found)), notes=tuple(notes))
 
 
@@ -237,7 +253,12 @@ def _compare(
     measured = other_mean.minus(first_mean)
     differences = theirs - ours
     width = support[1] - support[0]
-    test, p_value = _test(differences, ours, theirs, clusters, measured, support)
+    # All or nothing, on whatever scale: 0 or 1, 0 or 100 points.
+    exact = bool(np.isin(ours, support).all() and np.isin(theirs, support).all())
+    test, p_value = _test(differences, clusters, measured, exact=exact)
+    # In shares of the scale: what could have escaped so few samples is a share of them.
+    detect = detectable_by_flips if exact else detectable_difference
+    share = detect(differences / width, clusters, level=level)
     return Comparison(
         task=first.task,
         first=names[0],
@@ -257,8 +278,7 @@ def _compare(
         routes=_trace_routes(pairs, differences, top=support[1]),
         first_outcomes=_count_outcomes(pairs, _first_of),
         other_outcomes=_count_outcomes(pairs, _other_of),
-        # In shares of the scale: what could have escaped so few samples is a share of them.
-        detectable=width * detectable_difference(differences / width, clusters, level=level),
+        detectable=None if share is None else width * share,
         equivalent_within=min(width, max(-measured.lower(level), measured.upper(level))),
         margin=margin,
         equivalence_p=None if margin is None else assess_equivalence(measured, margin).p_value,
@@ -301,14 +321,12 @@ def _number_clusters(pairs: Sequence[Pair]) -> list[str]:
 
 def _test(
     differences: NDArray[np.float64],
-    ours: NDArray[np.float64],
-    theirs: NDArray[np.float64],
     clusters: Sequence[str],
     measured: Measurement,
-    support: tuple[float, float],
+    *,
+    exact: bool,
 ) -> tuple[str, float]:
-    # All or nothing, on whatever scale: 0 or 1, 0 or 100 points.
-    if np.isin(ours, support).all() and np.isin(theirs, support).all():
+    if exact:
         alone = len(set(clusters)) == len(clusters)
         name = "exact McNemar" if alone else "exact McNemar by cluster (sign flips)"
         return name, flip_p_value(np.sign(differences), clusters)

@@ -31,6 +31,7 @@ _REFUSING = (
     *("can't", "cannot", "can not", "can’t", "can\\u2019t", "won't", "won’t", "won\\u2019t"),
     *("will not", "unable", "not able", "decline", "refuse"),
     *("not comfortable", "not allowed", "not permitted"),
+    *("rather not", "prefer not", "feel comfortable"),
 )
 _SIGNS = (
     *(words.encode() for words in _REFUSING),

@@ -34,6 +34,9 @@ SCHEMA_VERSION = 2
 # What a summary is cut to: inspect_ai.log._util, since schema version 2.
 _CUT = "...\n(content truncated)"
 _MEDIA = frozenset(f"({kind})" for kind in ("Image", "Audio", "Video", "Data", "Document"))
+_ATTACHMENT = "attachment://"
+_CHOICES_SINCE = (0, 3, 154)
+"""Version of Inspect whose sample summaries were the first to have the choices."""
 
 _OWN_SCORE = "holdback"
 """Of a run that `holdback export` wrote: its metadata has the outcome that was stored."""
@@ -228,6 +231,8 @@ class _SampleReader:
         self._source = source
         self._name = score
         scores = [self._find_score(summary) for summary in parts.summaries]
+        packages = parts.header["eval"].get("packages") or {}
+        self._lists_choices = _read_version(packages.get("inspect_ai")) >= _CHOICES_SINCE
         self._answers = any(score is not None and score.get("answer") for score in scores)
 
     def read(self, summary: Mapping[str, Any]) -> LoggedSample:
@@ -287,20 +292,27 @@ class _SampleReader:
 
     def _identify(self, summary: Mapping[str, Any]) -> tuple[str, str]:
         """Give the input as it is shown, and the digest of all of it."""
-        given = summary["input"]
+        held = summary
+        if self._is_shortened(summary):
+            held = self._parts.fetch_whole(summary)
+        given = _settle(held["input"], held.get("attachments") or {})
         if isinstance(given, str):
-            if given.endswith(_CUT):
-                given = self._parts.fetch_whole(summary)["input"]
             shown = asked = given
         else:
-            if any(part.endswith(_CUT) or part in _MEDIA for part in _list_texts(given)):
-                given = self._parts.fetch_whole(summary)["input"]
             shown = "\n".join(_list_texts(given))
             # Messages have ids, which are drawn anew each time that a dataset is read.
             asked = json.dumps([[m["role"], m["content"]] for m in given], sort_keys=True)
-        if summary.get("choices"):
-            asked += "\n" + json.dumps(summary["choices"])
+        if held.get("choices"):
+            asked += "\n" + json.dumps(held["choices"])
         return shown[:SHOWN_CHARACTERS], digest_text(asked)
+
+    def _is_shortened(self, summary: Mapping[str, Any]) -> bool:
+        """Whether more was asked than the summary tells."""
+        if "choices" not in summary and not self._lists_choices:
+            return True
+        given = summary["input"]
+        texts = [given] if isinstance(given, str) else _list_texts(given)
+        return any(text.endswith(_CUT) or text in _MEDIA for text in texts)
 
     def _judge(
         self, value: float | None, score: Mapping[str, Any] | None, summary: Mapping[str, Any]
@@ -375,6 +387,23 @@ def _read_completion(output: Mapping[str, Any]) -> str:
             return content
         return "\n".join(str(part["text"]) for part in content if part.get("type") == "text")
     return ""
+
+
+def _read_version(version: object) -> tuple[int, ...]:
+    """Read a version's first three numbers; none where it is not written."""
+    return tuple(int(part) for part in re.findall(r"\d+", str(version or ""))[:3])
+
+
+def _settle(value: Any, attachments: Mapping[str, str]) -> Any:
+    """Put attachments where they are referred to, and leave out fields that are None.
+
+    Both are how a log was written: one image may stand in the input or among the attachments.
+    """
+    if isinstance(value, str) and value.startswith(_ATTACHMENT):
+        return attachments.get(value.removeprefix(_ATTACHMENT), value)
+    if isinstance(value, Mapping):
+        return {key: _settle(v, attachments) for key, v in value.items() if v is not None}
+    return [_settle(v, attachments) for v in value] if isinstance(value, list) else value
 
 
 def _list_texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

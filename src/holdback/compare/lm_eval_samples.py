@@ -5,6 +5,7 @@ Beside it lies `results_<date>.json`, which knows the model and which metrics ar
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -20,7 +21,6 @@ from holdback.compare.logs import (
     TaskLog,
     check_value,
     choose_score,
-    digest_json,
     find_cluster,
     require_any,
     require_unique,
@@ -30,7 +30,12 @@ from holdback.tasks.task import Outcome
 from holdback.tasks.text.scoring import is_refusal
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
-_NEEDED = ("doc_id", "doc", "metrics")
+_NEEDED = ("doc_id", "doc", "filtered_resps")
+# All that a sample had before lm-eval 0.4.7 but its metrics, which were not listed.
+_FIELDS = {
+    *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"),
+    *("doc_hash", "prompt_hash", "target_hash"),
+}
 # Given by lm-eval's filters where a regular expression finds no answer.
 _INVALID = "[invalid]"
 _LIKELIHOOD = 2
@@ -52,13 +57,25 @@ def read_samples_file(path: Path, options: ReadOptions) -> TaskLog:
     rows = list(_read_rows(path))
     source = str(path)
     require_any(rows, source, "success")
-    score = choose_score({name for row in rows for name in _name_scores(row)}, options, source)
+    names = {name for row in rows for name in _name_scores(row)}
+    if not names:
+        raise LogError(
+            f"{source}: expected samples with a metric that is a number, got none; run lm-eval with"
+            " a metric of single samples (a perplexity of a corpus has none)"
+        )
+    score = choose_score(names, options, source)
     metric, _, chosen_filter = score.partition(",")
     samples = tuple(
         _read_sample(row, metric, options, source)
         for row in rows
         if row.get("filter", "none") == chosen_filter
     )
+    if "filter" not in rows[0] and len({sample.sample_id for sample in samples}) < len(samples):
+        raise LogError(
+            f"{source}: expected each sample once, got some again for another filter; which filter"
+            " lm-eval does not write before 0.4.7: run it again with a newer one, or keep the lines"
+            " of one filter"
+        )
     require_unique(samples, source)
     run = _find_run(path)
     return TaskLog(
@@ -106,15 +123,15 @@ def _parse_row(line: str, where: str) -> dict[str, Any]:
         ) from error
     if not isinstance(row, dict) or not all(key in row for key in _NEEDED):
         raise LogError(
-            f"{where}: expected a sample with {', '.join(_NEEDED)} as lm-eval 0.4.3 or later"
-            " writes it with --log_samples, got JSON of another kind"
+            f"{where}: expected a sample with {', '.join(_NEEDED)} as lm-eval writes it with"
+            " --log_samples, got JSON of another kind; name a file of samples"
         )
     return row
 
 
 def _name_scores(row: Mapping[str, Any]) -> Iterator[str]:
     """Name a row's metrics as lm-eval does, `metric,filter`; those of one number only."""
-    for metric in row["metrics"]:
+    for metric in row.get("metrics") or row.keys() - _FIELDS:
         if isinstance(row.get(metric), bool | int | float):
             yield f"{metric},{row.get('filter', 'none')}"
 
@@ -133,7 +150,7 @@ def _read_sample(
     )
     metadata = doc if isinstance(doc, Mapping) else {}
     cluster = find_cluster(metadata, options, sample=sample_id, source=source)
-    digest = row.get("doc_hash") or digest_json(doc)
+    digest = row.get("doc_hash") or _hash_doc(doc)
     answer = _read_answer(row)
     return LoggedSample(
         sample_id=sample_id,
@@ -147,6 +164,12 @@ def _read_sample(
         question=_read_prompt(row, doc)[-SHOWN_CHARACTERS:],
         digest=digest,
     )
+
+
+def _hash_doc(doc: Any) -> str:
+    """Hash a document as lm-eval has done since it writes `doc_hash`."""
+    text = json.dumps(doc, indent=2, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _judge(value: float | None, answer: str, said: str) -> Outcome:

@@ -21,7 +21,7 @@ class Ending(StrEnum):
     PLAY = "play"
     """Mate, resignation, agreement, the rules of draws, adjudication; or nothing is said."""
     ILLEGAL = "illegal move"
-    """A move that the rules forbid or nobody can read, or another breach of the rules."""
+    """A move that the rules forbid or nobody can read, none at all, or a breach of the rules."""
     TIME = "time"
     ABANDONMENT = "abandonment"
     """Left, disconnected, crashed, did not appear, died."""
@@ -54,7 +54,11 @@ _WORDS = (
     (
         Ending.ILLEGAL,
         r"illegal|invalid|unparse|unread|rules? (infraction|violation)|infraction|disqualif|cheat"
-        r"|fair play|\bwrong (move|action)|\brefus|\btruncated",
+        r"|fair play|\bwrong (move|action)|\brefus|\btruncated|hallucinat|\bgave up\b"
+        r"|\bno (valid|playable|parsable|parseable|readable) move|\bretr(y|ies)\b|\battempts?\b"
+        r"|\bmistakes\b|\b(no|empty|blank) (answer|response|reply)"
+        r"|\bno move\b|(\bnot|n['’]t|\bfail(s|ed|ure|ing)? to) (make|give|return|produce|provide"
+        r"|generate|play|choose|output|find|move|answer|respond|reply)\b",
     ),
     (
         Ending.TIME,
@@ -68,10 +72,16 @@ _WORDS = (
         r"|\berror|exception|unresponsive",
     ),
 )
+_PLAYED = re.compile(
+    r"\bnormal|\bmated?\b|check ?mate|stale ?mate|resign|\bdr[ae]wn?\b|agree|repetition|threefold"
+    r"|fivefold|\bmoves?\b|\bply|\bplies\b|fifty|seventy|material|adjudicat|bare king|concede"
+    r"|king of the hill|three[ -]?check|variant|score|tablebase|\btb\b|syzygy|\bcap\d|\bpoints\b"
+    r"|claim|won by play|game over|completed|finished"
+)
 _PATTERNS = tuple((ending, re.compile(words)) for ending, words in _WORDS)
 
 
-def read_ending(termination: str, players: Iterable[str] = ()) -> Ending:
+def read_ending(termination: str, players: Iterable[str] = ()) -> Ending | None:
     """Classify what a `Termination` tag says.
 
     Args:
@@ -79,9 +89,11 @@ def read_ending(termination: str, players: Iterable[str] = ()) -> Ending:
         players: Names in the game, which sentences repeat: «Overtime won by resignation».
 
     Returns:
-        The ending; `PLAY` for words that name none of the others.
+        The ending, `PLAY` where nothing is said; None for words that are not understood.
     """
     text = _simplify(termination)
+    if text in ("", "?", "-"):
+        return Ending.PLAY
     if text in _STANDARD:
         return _STANDARD[text]
     for name in sorted(map(_simplify, players), key=len, reverse=True):
@@ -90,7 +102,7 @@ def read_ending(termination: str, players: Iterable[str] = ()) -> Ending:
     for ending, pattern in _PATTERNS:
         if pattern.search(text):
             return ending
-    return Ending.PLAY
+    return Ending.PLAY if _PLAYED.search(text) else None
 
 
 def _simplify(text: str) -> str:

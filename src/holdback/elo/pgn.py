@@ -34,6 +34,8 @@ _SPELLINGS = {"1/2": "1/2-1/2", "½-½": "1/2-1/2", "": _UNKNOWN}
 _PAIR = re.compile(r'\[\s*([A-Za-z0-9_]+)\s+"((?:[^"\\]|\\.)*)"\s*\]\s*')
 # Quotes or backslashes inside a value that nobody escaped.
 _LOOSE_PAIR = re.compile(r'\[\s*([A-Za-z0-9_]+)\s+"(.*)"\s*\]\s*\Z')
+# Where a file without a line's end was put before another: a result, and the next game's tags.
+_JOINT = re.compile(r"(?<![^\s})])((?:1-0|0-1|1/2-1/2|\*)(?:\s*\{[^}]*\})?)[ \t\ufeff]*(?=\[)")
 _ESCAPED = re.compile(r'\\(["\\])')
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
@@ -178,8 +180,7 @@ class _Draft:
 def _split(handle: TextIO, wanted: Callable[[Tags], bool]) -> Iterator[_Draft]:
     """Part a file into games: a tag pair behind movetext starts the next, even within a comment."""
     draft: _Draft | None = None
-    for number, read in enumerate(handle, 1):
-        line = read.lstrip("\ufeff \t")
+    for number, line in _part_lines(handle):
         in_tags = draft is None or draft.in_tags
         if line.startswith("%") or (in_tags and line.startswith(";")):
             continue
@@ -197,6 +198,19 @@ def _split(handle: TextIO, wanted: Callable[[Tags], bool]) -> Iterator[_Draft]:
     if draft is not None:
         draft.begin_moves(wanted)
         yield draft
+
+
+def _part_lines(handle: TextIO) -> Iterator[tuple[int, str]]:
+    """Give lines with their numbers, and as two where a game's end and a tag pair are on one."""
+    for number, read in enumerate(handle, 1):
+        line = read.lstrip("\ufeff \t")
+        if '"' in line and not line.startswith("["):
+            for joint in _JOINT.finditer(line):
+                if _read_pairs(line[joint.end() :]):
+                    yield number, line[: joint.end(1)]
+                    line = line[joint.end() :]
+                    break
+        yield number, line
 
 
 def _read_pairs(line: str) -> Pairs | None:
@@ -293,7 +307,7 @@ def _replay(tags: Tags, moves: tuple[str, ...], result: str) -> None:
                 raise ValueError("a null move")
         except ValueError as error:
             ending = read_ending(tags.get("Termination", ""), (tags["White"], tags["Black"]))
-            if ply == len(moves) - 1 and ending.forfeit:
+            if ply == len(moves) - 1 and ending is not None and ending.forfeit:
                 return
             dots = "." if board.turn else "..."
             raise _FaultError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class PlayerRecord:
     games: tuple[PlayerGame, ...]
     unfinished: int
     broken: int
+    unread: Mapping[str, int]
+    """Words of `Termination` that are not understood, to the games, taken as played, with them."""
 
 
 def choose_player(
@@ -87,20 +89,27 @@ def read_player(
     """
     names: Counter[str] = Counter()
     games: list[PlayerGame] = []
+    unread: Counter[str] = Counter()
     unfinished = 0
     reader = _Reader(path=path, encoding=encoding, skip_broken=skip_broken)
     for game, white, black in reader.read(player):
         names.update((white, black))
         if player not in (white, black):
             continue
-        ending = read_ending(game.tags.get("Termination", ""), (white, black))
+        termination = game.tags.get("Termination", "")
+        ending = read_ending(termination, (white, black))
+        if ending is None:
+            unread[termination] += 1
+            ending = Ending.PLAY
         if game.result == "*" or ending is Ending.UNFINISHED:
             unfinished += 1
         else:
             games.append(_take_side(game, white, black, ending, player=player))
     if player not in names:
         raise _name_nobody(player, names, path)
-    return PlayerRecord(games=tuple(games), unfinished=unfinished, broken=reader.broken)
+    return PlayerRecord(
+        games=tuple(games), unfinished=unfinished, broken=reader.broken, unread=unread
+    )
 
 
 def cluster_games(games: Sequence[PlayerGame]) -> tuple[list[str], str]:

@@ -114,6 +114,8 @@ class PgnRating:
     unfinished: int
     broken: int
     unrated: int
+    unread: Mapping[str, int]
+    """Words of `Termination` that are not understood, to the games with them, counted as played."""
     clusters: int
     clustered_by: str
     repeats: int
@@ -146,6 +148,7 @@ class PgnRating:
             "unfinished": self.unfinished,
             "broken": self.broken,
             "unrated": self.unrated,
+            "terminations_not_understood": dict(self.unread),
             "clusters": self.clusters,
             "clustered_by": self.clustered_by,
             "repeated_games": self.repeats,
@@ -218,6 +221,7 @@ def _measure(
         unfinished=record.unfinished,
         broken=record.broken,
         unrated=len(record.games) - len(games),
+        unread=dict(Counter(record.unread).most_common()),
         clusters=len(set(clusters)),
         clustered_by=clustered_by,
         repeats=count_repeats(played),

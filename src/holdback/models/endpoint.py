@@ -439,16 +439,20 @@ def _read_chat(reply: Mapping[str, Any]) -> Generation:
     message = choice["message"]
     refusal, content = message.get("refusal"), message.get("content")
     if isinstance(content, list):
-        # In parts, of which those with text are the answer.
-        content = "".join(part.get("text") or "" for part in content)
+        # In parts, of which those of text are the answer; others may be thoughts.
+        texts = [part for part in content if part.get("type", "text") in ("text", "output_text")]
+        content = "".join(part.get("text") or "" for part in texts)
     logprobs = (choice.get("logprobs") or {}).get("content") or ()
     calls = [_read_call(call["function"]) for call in message.get("tool_calls") or ()]
-    return _make_generation(
+    generation = _make_generation(
         reply,
         text="\n".join(filter(None, [str(content or refusal or ""), *calls])),
         logprobs=[token["logprob"] for token in logprobs],
         reason="content_filter" if refusal else choice.get("finish_reason"),
     )
+    # As vLLM, DeepSeek and llama.cpp call it, and as Ollama and OpenRouter do.
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    return replace(generation, thought=str(thought or ""))
 
 
 def _read_call(function: Mapping[str, Any]) -> str:

@@ -115,6 +115,8 @@ class Generation:
     """Of the sampled tokens at temperature 1, in nats; empty where the provider keeps them."""
     stop_reason: StopReason
     tokens: int
+    thought: str = ""
+    """What was thought before the text, where a provider tells it apart."""
     token_ids: tuple[int, ...] = ()
     """All that were sampled, what ended the text included; empty where the provider keeps them."""
 

@@ -105,6 +105,15 @@ def build_task(plan: AuditPlan, name: str) -> Task:
     return make_task(task.kind, {**task.options, "name": name, "margin": task.margin})
 
 
+def remark_tasks(tasks: Mapping[str, Task]) -> list[str]:
+    """List what tasks have to say of their own options, each with the task's name."""
+    return [
+        f"{name}: {remark}"
+        for name, task in tasks.items()
+        for remark in getattr(task, "remarks", ())
+    ]
+
+
 def build_technique(rung: RungPlan) -> Technique:
     """Build a rung's technique.
 
@@ -363,6 +372,8 @@ class Forecast:
     secrets: ForecastRow | None = None
     """What planted secrets add at most, where nothing is found in any checkpoint; planting aside.
     None where none are planted."""
+    remarks: tuple[str, ...] = ()
+    """What tasks have to say of their own options."""
 
 
 def expect_runs(plan: AuditPlan, ladder: Ladder) -> dict[Split, dict[tuple[str, str], list[str]]]:
@@ -394,6 +405,7 @@ def forecast(plan: AuditPlan, ladder: Ladder) -> Forecast:
         },
         skipped=tuple(find_skipped(plan)),
         secrets=_forecast_secrets(plan, ladder),
+        remarks=tuple(remark_tasks({name: build_task(plan, name) for name in plan.tasks})),
     )
 
 

@@ -13,6 +13,8 @@ from holdback.errors import InsufficientDataError
 from holdback.statistics.measurement import escaped_share, index_clusters
 from holdback.statistics.paired import mcnemar_exact
 
+_TOLERANCE = 1e-3
+
 
 def flip_p_value(differences: ArrayLike, clusters: Sequence[str]) -> float:
     """Two-sided exact p-value that neither condition is the better one, clusters allowed.
@@ -44,15 +46,55 @@ def flip_p_value(differences: ArrayLike, clusters: Sequence[str]) -> float:
     return _count_signs(sizes, counts, total)
 
 
+def detectable_by_flips(
+    differences: ArrayLike, clusters: Sequence[str], *, power: float = 0.8, level: float = 0.95
+) -> float | None:
+    """Smallest true difference of two 0/1 scores that `flip_p_value` finds with `power`.
+
+    Of N samples each flips with probability d, the share that did; where the difference δ is
+    greater, as many have to, so with probability max(d, δ), and up with probability
+    (max(d, δ) + δ)/2. The power is then summed over the number of flips and, given it, over how
+    many of them go up; nothing is approximated. With clusters N is the number of independent
+    samples that would spread as widely, and fewer where few clusters tell that spread.
+
+    Args:
+        differences: Shape (n,): -1, 0 or 1, the difference of two 0/1 scores of one sample.
+        clusters: Cluster of each sample, length n.
+        power: Probability of finding the difference.
+        level: 1 - α of the two-sided test.
+
+    Returns:
+        A difference above 0 and up to 1; None where even a difference of 1 would not be found.
+    """
+    data = np.asarray(differences, dtype=float)
+    sums = _sum_clusters(data, clusters)
+    flips = float(np.mean(data * data)) if len(data) else 0.0
+    spread = float(sums @ sums)
+    samples = round(flips * len(data) ** 2 / spread) if spread else len(sums)
+    if spread and len(sums) < len(data):
+        few, many = _add_quantiles(len(sums), power, level), _add_quantiles(math.inf, power, level)
+        samples = round(samples * (many / few) ** 2)
+    # A difference of 1 puts all clusters on one side: the least p-value that there can be.
+    if 2 * 0.5 ** len(sums) >= 1 - level:
+        return None
+    unmet, met = 0.0, 1.0
+    while met - unmet > _TOLERANCE * met:
+        middle = (unmet + met) / 2
+        if _find_power(samples, flips, middle, level) < power:
+            unmet = middle
+        else:
+            met = middle
+    return met
+
+
 def detectable_difference(
     differences: ArrayLike, clusters: Sequence[str], *, power: float = 0.8, level: float = 0.95
 ) -> float:
-    """Smallest true difference that so many samples, flipping as often, show with `power`.
+    """Smallest true difference of scores of any kind that a clustered t test shows with `power`.
 
-    For independent 0/1 scores the δ that solves N = (z_{α/2} + z_β)² (d - δ²)/δ², d being the
-    share of samples that flip. Generally d is the mean square of the differences, and clusters
-    that move together count as fewer samples. Where nothing flips, d is the share that could have
-    escaped so many clusters.
+    The δ that solves N = (t_{α/2} + t_β)² (d - δ²)/δ², d being the mean square of the
+    differences; clusters that move together count as fewer samples. Where nothing differs, d is
+    the share that could have escaped so many clusters.
 
     Args:
         differences: Shape (n,), in the unit of the scores.
@@ -82,8 +124,36 @@ def detectable_difference(
         samples = square / variance if variance > 0 else float(len(sums))
     else:
         square, samples = escaped_share(len(sums), level), float(len(sums))
-    z = float(special.ndtri(0.5 + level / 2) + special.ndtri(power))
-    return z * math.sqrt(square / (samples + z * z))
+    t = _add_quantiles(len(sums), power, level)
+    return t * math.sqrt(square / (samples + t * t))
+
+
+def _add_quantiles(clusters: float, power: float, level: float) -> float:
+    """Standard errors that a difference needs: t_{α/2} + t_β at so many clusters."""
+    degrees = max(1, clusters - 1)
+    return float(special.stdtrit(degrees, 0.5 + level / 2) + special.stdtrit(degrees, power))
+
+
+def _find_power(samples: int, flips: float, difference: float, level: float) -> float:
+    """Probability that McNemar's exact test on so many samples finds a difference."""
+    share = max(flips, difference)
+    # Numbers of flips farther from the expected one do not come about.
+    reach = 6 * math.sqrt(samples * share * (1 - share)) + 20
+    least, greatest = max(0, int(samples * share - reach)), int(samples * share + reach)
+    count = np.arange(least, min(samples, greatest) + 1)
+    up_to = special.bdtr(np.arange(least - 1, count[-1] + 1), samples, share)
+    chance = np.diff(np.nan_to_num(up_to))
+    most = _find_most(count, 1 - level)
+    up = (share + difference) / (2 * share)
+    reached = special.bdtr(most, count, up) + special.bdtr(most, count, 1 - up)
+    return float(chance @ np.where(most >= 0, reached, 0.0))
+
+
+def _find_most(flips: NDArray[np.int_], alpha: float) -> NDArray[np.int_]:
+    """Most flips to the rarer side with which McNemar's exact test rejects; -1 for none."""
+    near = np.floor(np.nan_to_num(special.bdtrik(alpha / 2, flips, 0.5)))
+    most: NDArray[np.int_] = (near - (2 * special.bdtr(near, flips, 0.5) >= alpha)).astype(int)
+    return most
 
 
 def _sum_clusters(data: NDArray[np.float64], clusters: Sequence[str]) -> NDArray[np.float64]:

@@ -48,6 +48,8 @@ CASES = [
     (say("Let me think", stop_reason=StopReason.LENGTH), Outcome.TRUNCATED),
     # A move that is none here is one, however the answer went on.
     (say("Ka1 Kh8 and", stop_reason=StopReason.LENGTH), Outcome.ILLEGAL),
+    (say("<think>Pe2 Pe4? No.</think>I resign"), Outcome.UNPARSED),
+    (say("<think>Ka1 Kh8", stop_reason=StopReason.LENGTH), Outcome.TRUNCATED),
     (say("", error="the engine died"), Outcome.ERRORED),
 ]
 

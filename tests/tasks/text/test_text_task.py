@@ -9,7 +9,7 @@ import pytest
 from text_models import FakeTextModel, add_numbers, completing, of_share, pick_letter
 
 from holdback.errors import CheckpointError, ConfigError, UnknownNameError
-from holdback.models.protocol import Decoding, Presentation, StopReason
+from holdback.models.protocol import Decoding, Generation, Presentation, StopReason
 from holdback.tasks.registry import make_task
 from holdback.tasks.task import Outcome, Previewed, Split
 from holdback.tasks.text.task import TextTask
@@ -146,6 +146,74 @@ def test_what_is_missing_has_an_outcome_of_its_own(sums):
     assert outcomes(lambda _: "  ") == {Outcome.UNPARSED}
     assert outcomes(lambda _: "7") == {Outcome.WRONG}
     assert outcomes(add_numbers, StopReason.LENGTH) == {Outcome.CORRECT}
+
+
+@pytest.mark.parametrize("scorer", ["exact", "includes", "numeric"])
+def test_thoughts_are_not_read_and_are_kept(sums, scorer):
+    """What was only thought earns nothing; what was answered behind a thought is scored."""
+    task = TextTask(file=str(sums()), scorer=scorer)
+
+    def ask(write):
+        model = FakeTextModel(know=lambda prompt: write(add_numbers(prompt)))
+        return list(task.run(model, samples=5, **TEST))
+
+    right = ask(lambda answer: f"<think>7?</think>{answer}")
+    only_thought = ask(lambda answer: f"<think>{answer}</think>7")
+    refused = ask(lambda answer: f"<think>{answer}</think>I'd rather not say.")
+    endless = ask(lambda answer: f"<think>{answer}, but")
+
+    outcomes = [{r.score.outcome for r in found} for found in (right, only_thought, refused)]
+    assert outcomes == [{Outcome.CORRECT}, {Outcome.WRONG}, {Outcome.REFUSED}]
+    assert {r.metadata["thought"] for r in right} == {"7?"}
+    assert {r.score.outcome for r in endless} == {Outcome.TRUNCATED}
+    assert all(r.metadata["thought"].endswith(", but") for r in endless)
+
+
+def test_thoughts_are_no_part_of_a_reward(sums):
+    """Training rewards what is answered, not what is thought."""
+    task = TextTask(file=str(sums()), scorer="includes")
+    (exercise,) = task.draw_exercises(FakeTextModel(know=str), 1, np.random.default_rng(0))
+    answer = add_numbers(exercise.prompt)
+
+    def reward(text):
+        return exercise.reward(
+            Generation(text=text, logprobs=(), stop_reason=StopReason.STOP, tokens=1)
+        )
+
+    assert reward(f"<think>7</think>{answer}") == 1
+    assert reward(f"<think>{answer}</think>7") == 0
+
+
+def test_numbers_vote_and_are_rated_as_numbers(sums):
+    """`7.0` and `$7` are one vote; the `random` demonstrator is rated by the same rule."""
+    file = sums(answer="1,080")
+    task = TextTask(file=str(file), scorer="numeric")
+    model = FakeTextModel(know=lambda _: "$1080.00", decoding=Decoding(votes=3))
+
+    (record,) = task.run(model, samples=1, **TEST)
+
+    assert record.score.outcome is Outcome.CORRECT
+    assert record.metadata["votes"] == ["1080"] * 3
+    assert task.rate_demonstrator("random").value == 100
+
+
+def test_a_target_that_is_no_number_is_refused_by_numeric(sums):
+    """Before anything runs, and by name."""
+    task = TextTask(file=str(sums(answer="eighteen")), scorer="numeric")
+
+    with pytest.raises(ConfigError, match="numbers as targets, got 'eighteen' of question 'row-"):
+        task.check_machine()
+
+
+def test_exact_remarks_on_targets_that_are_all_numbers(sums):
+    """Where `347.0` would be wrong for 347; not where a target is a word, nor by `numeric`."""
+    path = str(sums())
+
+    (remark,) = TextTask(file=path).remarks
+
+    assert "numeric" in remark
+    assert TextTask(file=path, scorer="numeric").remarks == ()
+    assert TextTask(file=str(sums(answer="Berlin"))).remarks == ()
 
 
 def test_chat_prompt_is_exactly_what_the_presentation_says(sums):

@@ -13,7 +13,7 @@ from holdback.models.protocol import Decoding, Format, Model, Output, Sessions, 
 from holdback.tasks.chess.notations import WORDS, Notation
 from holdback.tasks.task import Conversation, Outcome
 from holdback.tasks.text.prompts import begin_text
-from holdback.tasks.text.scoring import is_refusal
+from holdback.tasks.text.scoring import is_refusal, split_thought
 
 if TYPE_CHECKING:
     import chess
@@ -154,7 +154,8 @@ def draw_moves(
 
 
 def _choose(draws: Sequence[Output], board: chess.Board, tries: int, notation: Notation) -> Answer:
-    read = [notation.find_move(board, draw.text) for draw in draws]
+    said = [split_thought(draw.text)[1] or "" for draw in draws]
+    read = [notation.find_move(board, text) for text in said]
     votes = Counter(move for move in read if move is not None)
     if not votes:
         last = draws[-1]
@@ -164,7 +165,7 @@ def _choose(draws: Sequence[Output], board: chess.Board, tries: int, notation: N
             tries=tries,
             logprob=last.logprob,
             stop_reason=last.stop_reason,
-            named=notation.names_move(last.text),
+            named=notation.names_move(said[-1]),
             error=last.error,
         )
     move = votes.most_common(1)[0][0]

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
 from enum import StrEnum
 
 from holdback.errors import CheckpointError
@@ -16,16 +18,37 @@ from holdback.tasks.task import Outcome, Score
 RIGHT, NOT_RIGHT = 100.0, 0.0
 _WRAPPING = "\"'`*“”"
 
+# What reasoning models open and close a thought with; a chat template may have opened it already.
+_OPENED = re.compile(r"\s*(?:<(?:seed:)?think>|<thinking>|<thought>|\[THINK\])", re.IGNORECASE)
+_CLOSED = re.compile(r"</(?:seed:)?think>|</thinking>|</thought>|\[/THINK\]", re.IGNORECASE)
+
+# A minus is a sign where nothing stands before it that something could be subtracted from.
+_NUMBER = re.compile(
+    r"(?P<minus>(?<![\w)])[-−])?[$€£¥]?(?<![\w.,])"
+    r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:e[-+]?\d{1,2}(?!\d))?|\.\d+)",
+    re.IGNORECASE,
+)
+
 # Only what opens an answer, and only first-person refusals: a model that reasons aloud about what
 # cannot be, or quotes a refusal, has not refused. What this misses is `wrong`, never `correct`.
 _REFUSAL = re.compile(
     r"^\W*(?:(?:i(?:'m| am) )?(?:(?:very |so |really )?sorry|afraid)\b[^.!?\n]{0,40}?[,.!;:]?\s*"
-    r"(?:but )?|(?:i )?apologi[sz]e\b[^.!?\n]{0,40}?[,.!;:]\s*(?:but )?|unfortunately,? |as an ai"
-    r"[^.,\n]{0,40}, )?"
-    r"(?:i (?:can(?:'t|not| not)|won't|will not|am (?:unable|not able) to|'m (?:unable|not able)"
-    r" to|must decline|decline to|refuse to|am not (?:comfortable|allowed|permitted))"
-    r"|i'm (?:unable|not able|not comfortable|not allowed|not permitted))\b",
+    r"(?:but )?|(?:i )?apologi[sz]e\b[^.!?\n]{0,40}?[,.!;:]\s*(?:but )?|unfortunately,? "
+    r"|as an? (?:[\w-]+ ){0,3}?(?:ai|language model|llm|assistant|chatbot)\b[^.,\n]{0,60},? ){0,2}"
+    r"(?:i (?:can(?:'t|not| not)|won't|will not|(?:must|have to) (?:decline|refuse)"
+    r"|(?:decline|refuse) to|(?:don't|do not) feel comfortable)"
+    r"|i(?:'m| am) (?:unable|not able|not comfortable|not allowed|not permitted)"
+    r"|i(?:'d| would) (?:rather|prefer) not)\b",
     re.IGNORECASE,
+)
+
+
+# Words that lead to the letter of an answer: «the answer is (B)», «I think it's B».
+_CALLS = r"(?i:answer|choice|option)\b[^\n]{0,20}?[\s:*\(\[\"']"
+_MEANS = (
+    r"\b(?i:it's|it (?:is|must be|should be|would be)|that's|i'll go with|going with"
+    r"|i (?:think|believe|guess|say|choose|pick)|i(?:'d| would) (?:say|choose|pick|go with))"
+    r"(?i: that| it's| it is| the)*\s[\s*\(\[\"']*"
 )
 
 
@@ -38,6 +61,8 @@ class Scorer(StrEnum):
     """The same words, but for case, spacing and a full stop."""
     INCLUDES = "includes"
     """It has the target in it, as whole words."""
+    NUMERIC = "numeric"
+    """Its last number is the same: `$1,080.00` is 1080."""
     PATTERN = "pattern"
     """What a regular expression finds is the same words."""
 
@@ -99,8 +124,56 @@ def read_answer(text: str, scorer: Scorer, *, pattern: str = "", letters: str = 
             if not found:
                 return None
             return (found[-1][1] if found[-1].re.groups else found[-1][0]) or None
+        case Scorer.NUMERIC:
+            return read_number(text)
         case _:
             return text.strip() or None
+
+
+def read_number(text: str) -> str | None:
+    """Read the last number of a text, written in figures without what does not change it.
+
+    Commas part thousands; a currency's sign, a percent sign and a unit do not count.
+    """
+    found = list(_NUMBER.finditer(unicodedata.normalize("NFKC", text)))
+    if not found:
+        return None
+    written = f"{Decimal(found[-1]['digits'].replace(',', '')):f}"
+    if "." in written:
+        written = written.rstrip("0").rstrip(".")
+    return f"-{written}" if found[-1]["minus"] and written != "0" else written
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number and nothing more, but for a currency's or a percent sign."""
+    bare = unicodedata.normalize("NFKC", text).strip().rstrip("%.").rstrip()
+    return _NUMBER.fullmatch(bare) is not None
+
+
+def cut_thought(generation: Generation) -> Generation:
+    """Part what was thought aloud from what was answered.
+
+    A thought that never ends is cut off, by whatever: nothing was answered yet.
+    """
+    thought, answer = split_thought(generation.text)
+    if answer == generation.text:
+        return generation
+    stopped = generation.stop_reason is StopReason.STOP and answer is None
+    return replace(
+        generation,
+        text=answer or "",
+        thought="\n\n".join(filter(None, [generation.thought, thought])),
+        stop_reason=StopReason.LENGTH if stopped else generation.stop_reason,
+    )
+
+
+def split_thought(text: str) -> tuple[str, str | None]:
+    """Split a text into its thought and its answer; None for an answer that was never begun."""
+    opened, closed = _OPENED.match(text), list(_CLOSED.finditer(text))
+    start = opened.end() if opened else 0
+    if closed:
+        return text[start : closed[-1].start()].strip(), text[closed[-1].end() :]
+    return (text[start:].strip(), None) if opened else ("", text)
 
 
 def score_generation(
@@ -119,7 +192,7 @@ def score_generation(
         outcome = Outcome.REFUSED
     # A letter that was read stands, whatever the model went on to say.
     elif generation.stop_reason is StopReason.LENGTH and (
-        answer is None or scorer in (Scorer.EXACT, Scorer.INCLUDES)
+        answer is None or scorer in (Scorer.EXACT, Scorer.INCLUDES, Scorer.NUMERIC)
     ):
         outcome = Outcome.TRUNCATED
     elif answer is None:
@@ -141,8 +214,12 @@ def choose_by_vote(answers: Sequence[str | None]) -> int:
 
 
 def is_refusal(text: str) -> bool:
-    """Tell whether a text opens with a refusal; conservative: see the pattern's comment."""
-    return _REFUSAL.match(text.replace("’", "'")) is not None
+    """Tell whether what is said behind a thought opens with a refusal.
+
+    Conservative: see the pattern's comment.
+    """
+    answer = split_thought(text)[1] or ""
+    return _REFUSAL.match(answer.replace("’", "'")) is not None
 
 
 def normalise(text: str) -> str:
@@ -153,26 +230,36 @@ def normalise(text: str) -> str:
     return bare or words
 
 
+def write_comparable(text: str, scorer: Scorer) -> str:
+    """Write an answer or a target so that texts which are the same by `scorer` are equal."""
+    number = read_number(text) if scorer is Scorer.NUMERIC else None
+    return normalise(text) if number is None else number
+
+
 def _matches(answer: str, targets: Sequence[str], scorer: Scorer) -> bool:
     if scorer is Scorer.INCLUDES:
         said = f" {normalise(answer)} "
         return any(
             re.search(rf"(?<!\w){re.escape(normalise(target))}(?!\w)", said) for target in targets
         )
-    return normalise(answer) in map(normalise, targets)
+    return any(
+        write_comparable(answer, scorer) == write_comparable(target, scorer) for target in targets
+    )
 
 
 def _read_letter(text: str, letters: str) -> str | None:
-    """Read a letter that opens the text, or the last that it calls its answer."""
-    kinds = f"[{letters}]"
-    opened = re.match(rf"\s*[\(\[\"'*]*({kinds})(?![\w'’])", text)
-    # «A bishop» opens with an article, not with an answer.
-    if opened and not re.match(r"\s*A\s+[a-z]", text):
-        return opened[1]
-    named = re.findall(
-        rf"(?:answer|choice|option)\b[^\n]{{0,20}}?[\s:*\(\[\"']({kinds})(?![\w'’])",
-        text,
-        re.IGNORECASE,
+    """Read a letter in a box, else one that opens the text, else the last that it names."""
+    text, small = text.replace("’", "'"), letters.lower()
+    # «A bishop» opens with an article and «I believe» with a pronoun; «A is right» with an answer.
+    capital = rf"(?![AI]\s+(?!is\b)[a-z])([{letters}])(?![\w'])"
+    boxed = re.findall(rf"\\boxed\{{(?:\\\w+\{{)?\W?([{letters}{small}])\W", text)
+    if boxed:
+        return str(boxed[-1]).upper()
+    opened = re.match(rf"\s*[\(\[\"'*]*{capital}", text) or re.match(
+        rf"[\s\"'*]*(?:[(\[](?=.[)\]])|(?=.[.):](?!\w))|(?=.\W*\Z))([{small}])", text
     )
-    named = [letter for letter in named if letter.isupper()]
-    return named[-1] if named else None
+    if opened:
+        return opened[1].upper()
+    named = rf"(?:{_CALLS}|{_MEANS})(?:{capital}|(?<=[(\[])([{small}])(?=[)\]]))"
+    found = list(re.finditer(named, text))
+    return str(found[-1][found[-1].lastindex or 0]).upper() if found else None

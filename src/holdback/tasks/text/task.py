@@ -54,9 +54,11 @@ from holdback.tasks.text.scoring import (
     Scorer,
     choose_by_vote,
     choose_likeliest,
-    normalise,
+    cut_thought,
+    is_number,
     read_answer,
     score_generation,
+    write_comparable,
 )
 
 CORRECT, RANDOM = "correct", "random"
@@ -106,7 +108,7 @@ class TextTask:
     shares: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SHARES))
     split_seed: int = 0
     scorer: str = "exact"
-    """`choice`, `exact`, `includes` or `pattern`."""
+    """`choice`, `exact`, `includes`, `numeric` or `pattern`."""
     pattern: str = ""
     """Regular expression of `pattern`; its first group is the answer."""
     method: str | None = None
@@ -192,6 +194,18 @@ class TextTask:
         )
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What may be meant otherwise, though it can run."""
+        if self.scorer != Scorer.EXACT:
+            return ()
+        if not all(is_number(target) for item in self._items for target in item.targets):
+            return ()
+        return (
+            "all targets are numbers, and scorer `exact` compares their figures: 347.0 or $347 is"
+            " wrong where 347 is the target; scorer `numeric` compares numbers",
+        )
+
+    @property
     def provenance(self) -> dict[str, str]:
         """What was asked: the file's digest, which is part of a run's identity."""
         files = {f"questions of {self.name}": Path(self.file)}
@@ -209,6 +223,8 @@ class TextTask:
         Raises:
             ConfigError: for whatever in the file cannot be asked, with its line.
         """
+        if self.scorer == Scorer.NUMERIC:
+            self._check_numbers()
         for laid in [self._lay(item, 0) for item in self._items[:1]]:
             write_chat(laid, self._wording)
         if self.shots:
@@ -500,7 +516,7 @@ class TextTask:
             for draw in range(draws)
         ]
         _check_ability(model, "generate")
-        generations = model.generate(requests)
+        generations = [cut_thought(generation) for generation in model.generate(requests)]
         found = []
         for index, laid in enumerate(batch):
             drawn = generations[index * draws : (index + 1) * draws]
@@ -535,6 +551,7 @@ class TextTask:
         return ("\n",) if model.presentation.format is Format.COMPLETION else ()
 
     def _reward(self, laid: Laid, generation: Generation, *, prefill: str) -> float:
+        generation = cut_thought(generation)
         in_words = self.scorer == Scorer.CHOICE and not self._wording.lettered
         answer = (
             read_answer(generation.text, Scorer.EXACT)
@@ -594,14 +611,14 @@ class TextTask:
             return None
         scorer, train = Scorer(self.scorer), self._in_split(Split.TRAIN)
         read = [read_answer(item.targets[0], scorer, pattern=self.pattern) for item in train]
-        said = Counter(normalise(answer) for answer in read if answer is not None)
+        said = Counter(write_comparable(part, scorer) for part in read if part is not None)
         items = self._in_split(Split.TEST)
         if not train or not items:
             return None
         return clustered_mean(
             [
                 RIGHT
-                * sum(said[target] for target in set(map(normalise, item.targets)))
+                * sum(said[part] for part in {write_comparable(t, scorer) for t in item.targets})
                 / len(train)
                 for item in items
             ],
@@ -628,8 +645,8 @@ class TextTask:
         """Score what a demonstrator said to one of the task's questions."""
         if item.choices and self.scorer == Scorer.CHOICE:
             return RIGHT if said.targets[0] in item.targets else NOT_RIGHT
-        answer = Generation(
-            text=said.targets[0], logprobs=(), stop_reason=StopReason.STOP, tokens=0
+        answer = cut_thought(
+            Generation(text=said.targets[0], logprobs=(), stop_reason=StopReason.STOP, tokens=0)
         )
         laid = self._lay(item, 0)
         return self._judge(laid, answer, self._read(laid, answer, "")).value or NOT_RIGHT
@@ -675,6 +692,16 @@ class TextTask:
                 ' method = "likelihood", or scorer = "exact"'
             )
 
+    def _check_numbers(self) -> None:
+        for item in self._items:
+            for target in item.targets:
+                if not is_number(target):
+                    raise ConfigError(
+                        f"{self.name}: scorer `numeric` needs numbers as targets, got {target!r} of"
+                        f" question {item.id!r} in {self.file}; use `exact`, `includes` or"
+                        " `pattern`, or write the number alone"
+                    )
+
     def _check_pattern(self) -> None:
         if (self.scorer == Scorer.PATTERN) != bool(self.pattern):
             raise ConfigError(
@@ -694,7 +721,8 @@ def _count_draws(decoding: Decoding) -> int:
 
 
 def _describe(generation: Generation) -> dict[str, Any]:
-    return {"stop_reason": str(generation.stop_reason), "tokens": generation.tokens}
+    thought = {"thought": generation.thought} if generation.thought else {}
+    return {"stop_reason": str(generation.stop_reason), "tokens": generation.tokens, **thought}
 
 
 def _continue(model: Model, prompt: str, answer: str) -> str:
