@@ -520,6 +520,10 @@ class TextTask:
         found = []
         for index, laid in enumerate(batch):
             drawn = generations[index * draws : (index + 1) * draws]
+            if lost := [generation.error for generation in drawn if generation.error]:
+                nothing = Score(value=None, outcome=Outcome.ERRORED, answer="")
+                found.append((nothing, {"error": lost[0]}))
+                continue
             judge = self._pick if model.decoding.best_of > 1 else self._vote
             found.append(judge(laid, drawn, model.presentation.prefill))
         return found
