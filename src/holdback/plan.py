@@ -340,7 +340,7 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
             access=file.audit.access,
             lineage=replace(file.lineage, checkpoints=checkpoints),
             tasks={name: _locate_files(task, folder) for name, task in file.tasks.items()},
-            ladder=file.ladder,
+            ladder=tuple(_locate_code(rung, folder) for rung in file.ladder),
             budget=file.budget,
             quick=file.quick,
             looks=file.audit.looks,
@@ -373,6 +373,8 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 def _located(reference: str, folder: Path) -> str:
     """Make the path in a reference absolute; ids of anything but folders stay as they are."""
+    if ".py:" in reference:
+        return _located_code(reference, folder)
     if _SCHEME.match(reference):
         return reference
     scheme, _, rest = reference.partition("/")
@@ -387,6 +389,26 @@ def _located(reference: str, folder: Path) -> str:
     return reference
 
 
+def _locate_code(rung: RungPlan, folder: Path) -> RungPlan:
+    """Make the paths of techniques in files absolute, those of a chain's links too."""
+    parameters = rung.parameters
+    if isinstance(links := parameters.get("links"), list):
+        located = [
+            {**link, "technique": _located_code(str(link["technique"]), folder)}
+            if isinstance(link, dict) and "technique" in link
+            else link
+            for link in links
+        ]
+        parameters = {**parameters, "links": located}
+    technique = _located_code(rung.technique, folder)
+    return replace(rung, technique=technique, parameters=parameters)
+
+
+def _located_code(name: str, folder: Path) -> str:
+    """Make the path in `file.py:Name` absolute; other names stay as they are."""
+    return str((folder / name).resolve()) if ".py:" in name else name
+
+
 def _locate_files(task: TaskPlan, folder: Path) -> TaskPlan:
     """Make the paths of a task's files, or of its code (`inspect:FILE.py@task`), absolute."""
     file, (scheme, _, reference) = task.options.get("file"), task.kind.partition(":")
@@ -399,7 +421,7 @@ def _locate_files(task: TaskPlan, folder: Path) -> TaskPlan:
             name: str((folder / str(path)).resolve()) for name, path in demonstrators.items()
         }
         options = {**options, "demonstrators": located}
-    kind = task.kind
+    kind = _located_code(task.kind, folder)
     if scheme == "inspect" and ".py" in reference:
         kind = f"{scheme}:{(folder / reference).resolve()}"
     return replace(task, kind=kind, options=options)

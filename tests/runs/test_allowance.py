@@ -230,7 +230,11 @@ def test_what_an_endpoint_was_asked_is_stored_with_the_run(tmp_path, monkeypatch
 
     with RunStore(path) as store:
         runs = [store.run(spec.digest) for spec in store.audits()[0].specs]
-    sessions = [run.provenance["usage"] for run in runs if run.status is Status.DONE]
+    sessions = [
+        [part["usage"] for part in run.stretches if "usage" in part]
+        for run in runs
+        if run.status is Status.DONE
+    ]
     assert {sum(part["requests"] for part in each) for each in sessions} == {12, 20}
     assert max(len(each) for each in sessions) == 2
     assert all(part["retries"] == {"429": 2 * part["requests"]} for e in sessions for part in e)

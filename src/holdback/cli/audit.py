@@ -276,6 +276,7 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
 
     from holdback.audit.reading import write_skipped
     from holdback.report.words import write_duration
+    from holdback.runs.planning import list_own_code
 
     table = Table("task", "rung", "split", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("runs", "samples", "minutes"):
@@ -315,6 +316,7 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
             lines.append(
                 f"{task}: smallest detectable gap {gap:.3g} beyond a control's (margin {margin:g})"
             )
+    lines += [f"code of your own, run as it stands: {name}" for name in list_own_code(plan)]
     lines += [*write_skipped(expected.skipped), *expected.remarks]
     for line in lines:
         _tell(console, line)

@@ -138,7 +138,12 @@ def execute(
     records and the same call goes on from there.
     """
     allowance = allowance or Allowance()
-    missing = {spec.digest: spec for spec in specs if not store.is_done(spec)}
+    missing: dict[str, RunSpec] = {}
+    for spec in specs:
+        # Rungs alike but for their numbers of samples are one run, of the most.
+        known = missing.get(spec.digest)
+        if not store.is_done(spec) and (known is None or known.samples < spec.samples):
+            missing[spec.digest] = spec
     jobs = make_jobs(list(missing.values()), plan=plan, store=store, shelf=shelf)
     jobs = [kept for job in jobs if (kept := _cut(job, allowance)).specs]
     pending = {spec.digest: spec for job in jobs for spec in job.specs}
@@ -152,15 +157,14 @@ def execute(
             spec = pending[event.run]
             match event:
                 case Started():
-                    store.begin(spec, {**event.provenance, **_earlier_usage(store, event.run)})
+                    store.begin(spec, event.provenance)
                 case Scored():
                     store.append(event.run, event.records)
                 case Ended():
-                    if (begun := store.run(event.run)) is None:
+                    if store.run(event.run) is None:
                         store.begin(spec, describe_machine())
                     elif event.usage:
-                        sessions = [*begun.provenance.get("usage", ()), event.usage]
-                        store.begin(spec, {**begun.provenance, "usage": sessions})
+                        store.note_usage(event.run, event.usage)
                     store.finish(
                         spec,
                         event.status,
@@ -175,13 +179,6 @@ def execute(
             observer.note(spec, event)
             if unfinished and allowance.is_over():
                 return
-
-
-def _earlier_usage(store: RunStore, run: str) -> dict[str, Any]:
-    """What a run that goes on has already taken, a session at a time."""
-    begun = store.run(run)
-    sessions = begun.provenance.get("usage") if begun is not None else None
-    return {"usage": sessions} if sessions else {}
 
 
 def _cut(job: Job, allowance: Allowance) -> Job:

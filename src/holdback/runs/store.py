@@ -100,10 +100,16 @@ class RunRecord:
     """Why it failed or was skipped, in one line; empty where it was not."""
     details: str
     """The traceback of the failure."""
-    provenance: Mapping[str, Any]
+    stretches: tuple[Mapping[str, Any], ...]
+    """What produced its samples: one entry for each stretch of work, the latest last."""
     started: float
     finished: float | None
     seconds: float
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """The latest stretch of work."""
+        return self.stretches[-1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,8 +175,9 @@ class RunStore:
         self._db.close()
 
     def begin(self, spec: RunSpec, provenance: Mapping[str, Any]) -> None:
-        """Note that a run starts, or goes on."""
+        """Note that a run starts, or goes on: another stretch of work, with its own provenance."""
         with self._transaction():
+            stretches = [*self._stretches(spec.digest), dict(provenance)]
             self._db.execute(
                 "INSERT INTO runs (digest, spec, status, samples, provenance, started)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET status ="
@@ -180,10 +187,23 @@ class RunStore:
                     _dump_spec(spec),
                     Status.RUNNING,
                     spec.samples,
-                    _dump(provenance),
+                    _dump(stretches),
                     time.time(),
                 ),
             )
+
+    def note_usage(self, run: str, usage: Mapping[str, Any]) -> None:
+        """Add to the latest stretch of a run's work what an endpoint was asked in it."""
+        with self._transaction():
+            stretches = self._stretches(run)
+            stretches[-1] = {**stretches[-1], "usage": dict(usage)}
+            self._db.execute(
+                "UPDATE runs SET provenance = ? WHERE digest = ?", (_dump(stretches), run)
+            )
+
+    def _stretches(self, run: str) -> list[Mapping[str, Any]]:
+        row = self._db.execute("SELECT provenance FROM runs WHERE digest = ?", (run,)).fetchone()
+        return [] if row is None else _read_stretches(row[0])
 
     def append(self, run: str, records: Iterable[SampleRecord]) -> None:
         """Store a block of samples of the run with digest `run`, all or none of them.
@@ -288,7 +308,7 @@ class RunStore:
             samples=samples,
             reason=reason,
             details=details,
-            provenance=json.loads(provenance),
+            stretches=tuple(_read_stretches(provenance)),
             started=started,
             finished=finished,
             seconds=seconds,
@@ -473,6 +493,12 @@ def _read_row(row: Row) -> SampleRecord:
         score=Score(value=value, outcome=Outcome(outcome), answer=answer),
         metadata=json.loads(metadata),
     )
+
+
+def _read_stretches(stored: str) -> list[Mapping[str, Any]]:
+    read = json.loads(stored)
+    # A store of before kept the latest stretch alone.
+    return read if isinstance(read, list) else [read]
 
 
 def _chain(previous: str, run: str, row: Sequence[Any]) -> str:

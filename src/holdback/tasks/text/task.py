@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from holdback.errors import CheckpointError, ConfigError, InsufficientDataError, UnknownNameError
+from holdback.extensions import digest_file
 from holdback.models.protocol import (
     Decoding,
     Format,
@@ -212,7 +212,7 @@ class TextTask:
         for name, file in self.demonstrators.items():
             files[f"demonstrations of {self.name} by {name}"] = Path(file)
         return {
-            what: f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+            what: f"SHA-256 {digest_file(path)[:16]}"
             for what, path in files.items()
             if path.is_file()
         }
