@@ -23,7 +23,7 @@ from holdback.audit.secrets import list_secrets, name_secret, plan_secret
 from holdback.elicitation.secret import KEY
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
-from holdback.models.registry import check_template, fetch_checkpoint
+from holdback.models.registry import fetch_checkpoint, try_checkpoint
 from holdback.plan import AuditPlan, dump_plan
 from holdback.runs.allowance import Allowance
 from holdback.runs.execution import Executor, Observer, execute, find_shelf
@@ -75,15 +75,15 @@ def prepare(plan: AuditPlan) -> Prepared:
     Raises:
         ConfigError: for a name or parameter that does not exist, for more samples or demonstrations
             than a task has.
-        CheckpointError: for a checkpoint whose files are missing or unsafe, or that is to be
-            asked in chat and has no template.
+        CheckpointError: for a checkpoint whose files are missing, unsafe or not those that its
+            configuration describes, or that is to be asked in chat and has no template.
         EngineError: for a program that a task needs and this machine lacks.
     """
     plan = pin_plan(plan)
     lineage, ladder = build_lineage(plan), build_ladder(plan)
     digests = identify_checkpoints(lineage)
     for checkpoint in lineage:
-        check_template(checkpoint)
+        try_checkpoint(checkpoint)
     tasks = [build_task(plan, name) for name in plan.tasks]
     for task in tasks:
         if isinstance(task, ChecksMachine):
