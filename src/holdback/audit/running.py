@@ -15,7 +15,7 @@ import numpy as np
 
 from holdback.audit.cases import find_undecided, find_unqualified
 from holdback.audit.planted import find_planted
-from holdback.audit.prepared import Prepared
+from holdback.audit.prepared import Prepared, remark_copies
 from holdback.audit.reading import choose_rungs, read_result
 from holdback.audit.records import Place
 from holdback.audit.result import AuditResult
@@ -82,8 +82,9 @@ def prepare(plan: AuditPlan) -> Prepared:
     plan = pin_plan(plan)
     lineage, ladder = build_lineage(plan), build_ladder(plan)
     digests = identify_checkpoints(lineage)
+    remarks = [*remark_copies(digests)]
     for checkpoint in lineage:
-        try_checkpoint(checkpoint)
+        remarks += [f"{checkpoint.name}: {remark}" for remark in try_checkpoint(checkpoint)]
     tasks = [build_task(plan, name) for name in plan.tasks]
     for task in tasks:
         if isinstance(task, ChecksMachine):
@@ -94,6 +95,7 @@ def prepare(plan: AuditPlan) -> Prepared:
         ladder=ladder,
         digests=digests,
         task_digests={task.name: identify_task(plan, task) for task in tasks},
+        remarks=tuple(remarks),
     )
 
 
