@@ -389,3 +389,38 @@ def test_a_missing_program_is_named_before_anything_runs():
 
     with pytest.raises(EngineError, match="oracle"):
         prepare(plan)
+
+
+def test_two_checkpoints_of_the_same_bytes_both_stand_there(tmp_path):
+    """They share their runs, each has its row and its finding, and a remark says why."""
+    twin = (
+        '[[lineage.checkpoints]]\nname = "twin"\nstage = "rl"\nparent = "base"\n'
+        'model = "fake:0.3/0.8"\n\n[tasks.questions]'
+    )
+    plan = fake_plan(*SMALL, ("[tasks.questions]", twin))
+    alone = audit(fake_plan(*SMALL), tmp_path / "alone.sqlite")
+
+    result = audit(plan, tmp_path / "both.sqlite")
+
+    found = {finding.checkpoint: finding for finding in result.findings}
+    for one, other in (("sandbagger", "twin"), ("twin", "sandbagger")):
+        assert found[one].displayed == found[other].displayed
+        assert found[one].gap == found[other].gap
+    rows = {name: [r.rung for r in result.rungs if r.checkpoint == name] for name in found}
+    assert rows["twin"] == rows["sandbagger"]
+    assert result.samples == alone.samples
+    remark = "sandbagger, twin: their weights are the same bytes"
+    assert any(remark in said for said in result.remarks)
+    assert any(remark in said for said in prepare(plan).remarks)
+    assert not any("same bytes" in said for said in alone.remarks)
+
+
+def test_two_tasks_that_ask_the_same_both_stand_there(tmp_path):
+    """A task under a second name has its own finding of the same runs."""
+    again = (
+        '[tasks.again]\nkind = "fake_questions"\nmargin = 3\nselect_samples = 60\n'
+        "test_samples = 120\n\n[[ladder]]"
+    )
+    result = audit(fake_plan(*SMALL, ("[[ladder]]", again)), tmp_path / "runs.sqlite")
+
+    assert {f.task for f in result.findings if f.checkpoint == "weak"} == {"questions", "again"}

@@ -16,6 +16,7 @@ from holdback.audit.cases import (
 )
 from holdback.audit.placebos import remark_placebos
 from holdback.audit.planted import read_secrets
+from holdback.audit.prepared import remark_copies
 from holdback.audit.records import Place, Records, choose, find_audit
 from holdback.audit.result import (
     AuditResult,
@@ -60,7 +61,7 @@ def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
     chosen = choose(records)
     climbs = Climbs(records, chosen)
     cases = make_cases(records, climbs, read_secrets(store, stored.digest))
-    runs = [run for spec in records.specs if (run := store.run(spec.digest)) is not None]
+    runs = [run for spec in records.shared if (run := store.run(spec.digest)) is not None]
     return AuditResult(
         plan=plan,
         findings=reach_all(records, cases, chosen),
@@ -198,17 +199,22 @@ def _remark(plan: AuditPlan, records: Records, runs: Sequence[RunRecord]) -> Ite
     yield from write_skipped(apart)
     yield from _remark_inapplicable(runs)
     yield from remark_tasks(records.tasks)
+    first = plan.displayed.name
+    yield from remark_copies(
+        {spec.checkpoint: spec.checkpoint_digest for spec in records.specs if spec.rung == first}
+    )
     yield from _remark_steering(records)
+    specs = records.shared
     failed = [run for run in runs if run.status is Status.FAILED]
     if failed:
-        yield f"{len(failed)} of {len(records.specs)} runs failed and are missing everywhere"
-    missing = [spec for spec in records.specs if not records.store.is_done(spec)]
+        yield f"{len(failed)} of {len(specs)} runs failed and are missing everywhere"
+    missing = [spec for spec in specs if not records.store.is_done(spec)]
     if len(missing) > len(failed):
         short = sum(spec.samples - min(spec.samples, _count(records, spec)) for spec in missing)
         # Until rungs are chosen their runs on `test` are not known, and so not counted.
         yield (
-            f"{len(missing) - len(failed)} of {len(records.specs)} runs are unfinished, {short} of"
-            f" {sum(spec.samples for spec in records.specs)} samples are missing; the same command"
+            f"{len(missing) - len(failed)} of {len(specs)} runs are unfinished, {short} of"
+            f" {sum(spec.samples for spec in specs)} samples are missing; the same command"
             " goes on with them"
         )
 

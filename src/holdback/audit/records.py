@@ -38,10 +38,10 @@ class Records:
     def __init__(self, plan: AuditPlan, store: RunStore, specs: Sequence[RunSpec]) -> None:
         self.plan = plan
         self.store = store
-        # Every look asked for more of the same run.
-        longest: dict[tuple[str, str], RunSpec] = {}
+        # Every look asked for more of the same run, and checkpoints of the same bytes share theirs.
+        longest: dict[tuple[str, ...], RunSpec] = {}
         for spec in specs:
-            asked = (spec.digest, spec.rung)
+            asked = (spec.checkpoint, spec.task, spec.rung, spec.digest)
             if asked not in longest or spec.samples > longest[asked].samples:
                 longest[asked] = spec
         self.specs = specs = list(longest.values())
@@ -54,6 +54,11 @@ class Records:
             self._specs.setdefault(key, []).append(spec)
         self._read: dict[tuple[str, int], list[SampleRecord]] = {}
         self._measured: dict[tuple[Place, Split, int | None], dict[str, Measurement]] = {}
+
+    @property
+    def shared(self) -> list[RunSpec]:
+        """Each run once, though several checkpoints, tasks or rungs may have asked for it."""
+        return list({spec.digest: spec for spec in self.specs}.values())
 
     def rungs(self, place: Place, split: Split) -> list[str]:
         """Name the rungs with runs here, in the ladder's order."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from holdback.audit.cases import find_undecided, find_unqualified
 from holdback.audit.planted import find_planted
-from holdback.audit.prepared import Prepared
+from holdback.audit.prepared import Prepared, remark_copies
 from holdback.audit.reading import choose_rungs, read_result
 from holdback.audit.records import Place
 from holdback.audit.result import AuditResult
@@ -24,7 +24,7 @@ from holdback.audit.secrets import list_secrets, name_secret, plan_secret
 from holdback.elicitation.secret import KEY
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
-from holdback.models.registry import check_template, fetch_checkpoint
+from holdback.models.registry import fetch_checkpoint, try_checkpoint
 from holdback.models.token_cap import sharing_ledger
 from holdback.plan import AuditPlan, dump_plan
 from holdback.runs.allowance import Allowance
@@ -77,15 +77,16 @@ def prepare(plan: AuditPlan) -> Prepared:
     Raises:
         ConfigError: for a name or parameter that does not exist, for more samples or demonstrations
             than a task has.
-        CheckpointError: for a checkpoint whose files are missing or unsafe, or that is to be
-            asked in chat and has no template.
+        CheckpointError: for a checkpoint whose files are missing, unsafe or not those that its
+            configuration describes, or that is to be asked in chat and has no template.
         EngineError: for a program that a task needs and this machine lacks.
     """
     plan = pin_plan(plan)
     lineage, ladder = build_lineage(plan), build_ladder(plan)
     digests = identify_checkpoints(lineage)
+    remarks = [*remark_copies(digests)]
     for checkpoint in lineage:
-        check_template(checkpoint)
+        remarks += [f"{checkpoint.name}: {remark}" for remark in try_checkpoint(checkpoint)]
     tasks = [build_task(plan, name) for name in plan.tasks]
     for task in tasks:
         if isinstance(task, ChecksMachine):
@@ -96,6 +97,7 @@ def prepare(plan: AuditPlan) -> Prepared:
         ladder=ladder,
         digests=digests,
         task_digests={task.name: identify_task(plan, task) for task in tasks},
+        remarks=tuple(remarks),
     )
 
 

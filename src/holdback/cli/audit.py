@@ -100,6 +100,8 @@ def audit(
     prepared = prepare(plan)
     records = store or _default_store(plan)
     aside = Console(stderr=True)
+    for remark in prepared.remarks:
+        _tell(aside, remark)
     with RunStore(records) as opened:
         opened.verify()
         with (
@@ -167,6 +169,8 @@ def show_plan(
         applications = time_techniques(prepared.plan, prepared.ladder)
         prepared = replace(prepared, plan=apply_timings(prepared.plan, timings, applications))
     _print_forecast(prepared.plan, forecast(prepared.plan, prepared.ladder), console)
+    for remark in prepared.remarks:
+        _tell(console, remark)
     for timing in timings:
         _tell(
             console,

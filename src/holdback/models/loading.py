@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from holdback.lineage import Checkpoint
 from holdback.models.adapters import merge_adapter
 from holdback.models.effect import answer_fixed, require_finite
 from holdback.models.hub import HUB, Repo, fetch_repo, parse_repo
+from holdback.models.tensors import check_tensors, explaining, load_whole
 from holdback.shipped import BUILTIN, find_weights
 
 if TYPE_CHECKING:
@@ -95,6 +94,16 @@ def check_files(checkpoint: Checkpoint, *, weights: bool = True) -> None:
             f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none;"
             " save the fast tokenizer beside the weights"
         )
+
+
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Refuse weights that are not those that their configuration describes; headers are read.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, left over or of another shape.
+    """
+    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision)
+    check_tensors(folder, checkpoint.name)
 
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
@@ -244,21 +253,13 @@ def load_weights(
         CheckpointError: if files are missing or unsafe, an adapter changes nothing, the device is
             not there, or the outputs are not finite.
     """
-    from transformers import AutoModelForCausalLM
-
     place = find_device(checkpoint.device or device, checkpoint.name)
     tokenizer = load_tokenizer(checkpoint)
     check_files(checkpoint)
     folder = resolve_folder(checkpoint.model, revision=checkpoint.revision)
-    with _explaining(checkpoint.name, folder):
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=checkpoint.dtype or "float32",
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    model = model.to(place).eval()
+    with explaining(checkpoint.name, folder):
+        loaded = load_whole(folder, checkpoint.name, dtype=checkpoint.dtype or "float32")
+    model: Any = loaded.to(place).eval()
     plain = answer_fixed(model)
     require_finite(plain, f"checkpoint {checkpoint.name!r} in {folder}")
     if checkpoint.adapter is not None:
@@ -278,7 +279,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     logging.disable_progress_bar()
     check_files(checkpoint, weights=False)
     folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
-    with _explaining(checkpoint.name, folder):
+    with explaining(checkpoint.name, folder):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
@@ -307,14 +308,3 @@ def find_device(device: str, name: str) -> torch.device:
             f" got {device!r}; change `device` in the audit file"
         )
     return torch.device(device)
-
-
-@contextmanager
-def _explaining(name: str, folder: Path) -> Iterator[None]:
-    try:
-        yield
-    # Blind: tokenizers and safetensors raise plain `Exception` for a file that they cannot read.
-    except Exception as error:
-        raise CheckpointError(
-            f"checkpoint {name!r} in {folder} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error

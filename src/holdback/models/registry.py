@@ -26,6 +26,7 @@ from holdback.lineage import Checkpoint
 from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
 from holdback.models.loading import (
     check_files,
+    check_weights,
     digest_checkpoint,
     find_device,
     find_repo,
@@ -112,15 +113,13 @@ def pin_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         CheckpointError: if the hub, or offline its cache, does not know them.
     """
-    provider = _find_provider(checkpoint)
-    if provider is not None and provider.scheme == "vllm":
-        from holdback.models.vllm import refer_locally
-
-        pinned_weights = pin_checkpoint(refer_locally(checkpoint))
+    local = _refer_locally(checkpoint)
+    if local is None:
+        return checkpoint
+    if local != checkpoint:
+        pinned_weights = pin_checkpoint(local)
         model = f"vllm/{pinned_weights.model.removeprefix(HUB)}"
         return replace(pinned_weights, model=model)
-    if provider is not None:
-        return checkpoint
     changes: dict[str, str | None] = {}
     if (repo := find_repo(checkpoint.model, revision=checkpoint.revision)) is not None:
         pinned = pin_repo(repo)
@@ -164,27 +163,53 @@ def identify_checkpoint(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def check_template(checkpoint: Checkpoint) -> None:
-    """Refuse local weights that are to be asked in chat and have no chat template.
+def try_checkpoint(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Refuse weights that are not what they seem, or cannot be asked, before anything runs.
+
+    Returns:
+        What may be meant otherwise, though it can run.
 
     Raises:
-        CheckpointError: saying how to ask them otherwise.
+        CheckpointError: for tensors that are missing or left over, or for a checkpoint that is to
+            be asked in chat and has no chat template.
     """
-    if checkpoint.chat and is_local(checkpoint) and not has_chat_template(checkpoint):
+    local = _refer_locally(checkpoint)
+    if local is None:
+        return ()
+    if find_repo(local.model, revision=local.revision) is None:
+        # Those of a repository are looked at once they are here.
+        check_weights(local)
+    if local.chat and not has_chat_template(local):
         raise CheckpointError(
             f"checkpoint {checkpoint.name!r} has no chat template; write chat = false to ask it in"
             " completion format, or add a template to its tokenizer_config.json"
         )
+    return ()
 
 
 def fetch_checkpoint(checkpoint: Checkpoint) -> None:
     """Have the files of local weights on this machine, all of them, before anything runs.
 
     Raises:
-        CheckpointError: if they cannot be fetched, or are unsafe.
+        CheckpointError: if they cannot be fetched, are unsafe, or are not those of their
+            configuration.
     """
-    if _find_provider(checkpoint) is None:
-        check_files(checkpoint)
+    local = _refer_locally(checkpoint)
+    if local is not None:
+        check_files(local)
+        check_weights(local)
+
+
+def _refer_locally(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Name the files that a checkpoint's weights are read from; None where there are none."""
+    provider = _find_provider(checkpoint)
+    if provider is None:
+        return checkpoint
+    if provider.scheme != "vllm":
+        return None
+    from holdback.models.vllm import refer_locally
+
+    return refer_locally(checkpoint)
 
 
 def find_access(checkpoint: Checkpoint) -> AccessName:
