@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from holdback import make_callable
 from holdback.errors import ConfigError, UnknownNameError
 
 AccessName = Literal["samples", "logprobs", "activations", "weights"]
@@ -327,8 +328,8 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
     checkpoints = tuple(
         replace(
             checkpoint,
-            model=_located(checkpoint.model, folder),
-            adapter=checkpoint.adapter and _located(checkpoint.adapter, folder),
+            model=locate_model(checkpoint.model, folder),
+            adapter=checkpoint.adapter and locate_model(checkpoint.adapter, folder),
         )
         for checkpoint in file.lineage.checkpoints
     )
@@ -352,6 +353,40 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
         raise ConfigError(f"{source}: {error}") from error
 
 
+def make_plan(
+    *,
+    name: str,
+    checkpoints: Iterable[CheckpointPlan],
+    tasks: Mapping[str, TaskPlan],
+    ladder: Iterable[RungPlan],
+    controls: tuple[str, ...] = (),
+    seed: int = 0,
+    level: float = 0.95,
+    access: AccessName = "weights",
+) -> AuditPlan:
+    """Make a plan from its parts, checked as those of a file are.
+
+    Raises:
+        ConfigError: for parts that do not fit together.
+    """
+    listed = tuple(checkpoints)
+    plan = AuditPlan(
+        name=name,
+        seed=seed,
+        level=level,
+        access=access,
+        lineage=LineagePlan(name=name, checkpoints=listed, controls=controls),
+        tasks=dict(tasks),
+        ladder=tuple(ladder),
+        budget=BudgetPlan(),
+        quick=QuickPlan(),
+    )
+    try:
+        return restore_plan(dump_plan(plan))
+    except ValidationError as error:
+        raise ConfigError(f"audit {name!r}: {_explain(error, {})}") from error
+
+
 def dump_plan(plan: AuditPlan) -> str:
     """Write a plan as canonical JSON, as stored beside its runs."""
     return json.dumps(_adapter(AuditPlan).dump_python(plan, mode="json"), sort_keys=True)
@@ -371,7 +406,7 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)
 
 
-def _located(reference: str, folder: Path) -> str:
+def locate_model(reference: str, folder: Path) -> str:
     """Make the path in a reference absolute; ids of anything but folders stay as they are."""
     if ".py:" in reference:
         return _located_code(reference, folder)
@@ -546,3 +581,6 @@ def _sections_in(hint: Any) -> Iterator[type[Any]]:
         yield hint
     for argument in typing.get_args(hint):
         yield from _sections_in(argument)
+
+
+make_callable(__name__)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdback.cli.app import CAPPED, FAILED, main
-from holdback.errors import UnknownNameError
 from holdback.shipped import find_audits
 
 if TYPE_CHECKING:
@@ -90,6 +89,7 @@ def audit(
     plan = _load(name, quick=quick, access=access, qualify=qualify, offline=offline)
     from rich.console import Console
 
+    from holdback.api import find_store
     from holdback.audit import prepare, run_audit
     from holdback.runs.allowance import Allowance
     from holdback.runs.execution import make_executor
@@ -98,7 +98,7 @@ def audit(
 
     allowance = Allowance(samples=max_samples, tokens=max_tokens, minutes=max_minutes)
     prepared = prepare(plan)
-    records = store or _default_store(plan)
+    records = store or find_store(plan)
     aside = Console(stderr=True)
     for remark in prepared.remarks:
         _tell(aside, remark)
@@ -208,12 +208,13 @@ def report(
     """Make the report of an audit again, from its stored records alone."""
     from rich.console import Console
 
+    from holdback.api import find_store
     from holdback.audit import read_result
     from holdback.runs.store import RunStore
 
     records = Path(source)
     if not records.is_file() or records.suffix == ".toml":
-        records = _default_store(_load(source)) if _is_audit(source) else records
+        records = find_store(_load(source)) if _is_audit(source) else records
     with RunStore(records, create=False) as opened:
         opened.verify()
         result = read_result(opened)
@@ -236,25 +237,14 @@ def _load(
         from holdback.models.hub import go_offline
 
         go_offline()
-    from holdback.plan import load_plan, parse_plan
+    from holdback.api import find_plan
 
-    shipped = find_audits()
-    if Path(name).is_file() or name.endswith(".toml"):
-        plan = load_plan(Path(name))
-    elif name in shipped:
-        text = shipped[name].read_text(encoding="utf-8")
-        plan = parse_plan(text, source=f"audit {name!r}", folder=Path.cwd())
-    else:
-        raise UnknownNameError.among("audit file or shipped audit", name, shipped)
+    plan = find_plan(name)
     if quick:
         plan = plan.quickened()
     if qualify is not None:
         plan = replace(plan, qualify=replace(plan.qualify, enabled=qualify))
     return plan if access is None else replace(plan, access=access.value)
-
-
-def _default_store(plan: AuditPlan) -> Path:
-    return Path("runs") / f"{plan.name}.sqlite"
 
 
 def _present(result: AuditResult, path: Path, aside: Console, *, as_json: bool) -> None:

@@ -232,6 +232,10 @@ class TextTask:
         for name in self.demonstrators:
             self.demonstrate(name, 1, np.random.default_rng(0))
 
+    def count_samples(self, split: Split) -> int:
+        """Count the questions of a split."""
+        return len(self._in_split(split))
+
     def check_samples(self, split: Split, samples: int) -> None:
         """Look whether a split has so many questions.
 
