@@ -123,9 +123,9 @@ def test_time_stops_between_blocks(tmp_path):
     assert (samples, allowance.reached) == (0, "--max-minutes 0")
 
     slow = fake_plan(*FEW, ("margin = 3", "margin = 3\noptions = { delay_seconds = 0.4 }"))
-    _, samples, allowance = audit(path, plan=slow, minutes=1.5 / 60)
+    _, samples, allowance = audit(path, plan=slow, minutes=3 / 60)
     assert 0 < samples < 12
-    assert allowance.reached == "--max-minutes 0.025"
+    assert allowance.reached == "--max-minutes 0.05"
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 200))
