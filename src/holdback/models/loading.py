@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint
-from holdback.models.adapters import merge_adapter
+from holdback.models.adapters import check_type, count_embeddings, fit_adapter, merge_adapter
 from holdback.models.effect import answer_fixed, require_finite
 from holdback.models.hub import HUB, Repo, fetch_repo, parse_repo
+from holdback.models.templates import TODAY, encode_chat, fix_date, writes_date
 from holdback.models.tensors import check_tensors, explaining, load_whole
 from holdback.shipped import BUILTIN, find_weights
 
@@ -24,9 +27,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+# What trainers leave beside the weights to go on from; no loader reads it.
+_LEFTOVER = re.compile(
+    r"(training_args|(optimizer|scheduler|scaler|sampler|rng_state|random_states)(_\d+)?)"
+    r"\.(bin|pt|pth|pkl)"
+)
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 # A fast tokenizer as it is saved, or the older files that transformers makes one from.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_WHOLE = "model.safetensors"
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
@@ -89,21 +98,80 @@ def check_files(checkpoint: Checkpoint, *, weights: bool = True) -> None:
                 f"checkpoint {checkpoint.name!r}: expected a PEFT adapter in {adapter}, found no"
                 " adapter_config.json; name a whole model as `model`"
             )
-    if not any((folder / name).exists() for name in _TOKENIZERS):
+        check_type(adapter, checkpoint.name)
+    if not any(map(_has_tokenizer, list_folders(checkpoint))):
         raise CheckpointError(
             f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none;"
             " save the fast tokenizer beside the weights"
         )
 
 
-def check_weights(checkpoint: Checkpoint) -> None:
+def check_weights(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Refuse weights that are not those that their configuration describes; headers are read.
 
+    Returns:
+        What may be meant otherwise.
+
     Raises:
-        CheckpointError: naming the first tensor that is missing, left over or of another shape.
+        CheckpointError: naming the first tensor that is missing, left over or of another shape,
+            or for an adapter that was made for another base.
     """
     folder = resolve_folder(checkpoint.model, revision=checkpoint.revision)
-    check_tensors(folder, checkpoint.name)
+    model = check_tensors(folder, checkpoint.name)
+    rows = count_embeddings(model)
+    if checkpoint.adapter is not None:
+        fit_adapter(model, resolve_folder(checkpoint.adapter), checkpoint.name)
+    most = count_embeddings(model)
+    _check_known(checkpoint, most)
+    if most == rows:
+        return ()
+    return (
+        f"its vocabulary has grown by {most - rows} tokens, whose embeddings its adapter holds",
+    )
+
+
+def _check_known(checkpoint: Checkpoint, rows: int) -> None:
+    """Refuse a template that writes a token which the weights hold no embedding of."""
+    tokenizer = load_tokenizer(checkpoint)
+    unknown = [token for token in encode_chat(tokenizer, checkpoint.name) if token >= rows]
+    if unknown:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name!r}: its chat template writes"
+            f" {tokenizer.convert_ids_to_tokens(unknown[0])!r}, token {unknown[0]}, and the weights"
+            f" hold embeddings of {rows} tokens: the vocabulary has grown by"
+            f" {len(tokenizer) - rows}, and their embeddings were not saved; save an adapter with"
+            " save_embedding_layers=True, and a whole model after resize_token_embeddings"
+        )
+
+
+def remark_files(checkpoint: Checkpoint) -> Iterator[str]:
+    """Say which of a checkpoint's files are not read, though they might be thought to be.
+
+    Raises:
+        CheckpointError: if there is no such folder.
+    """
+    for folder in list_folders(checkpoint):
+        left = sorted(file.name for file in folder.iterdir() if _LEFTOVER.fullmatch(file.name))
+        if left:
+            yield f"{', '.join(left)} in {folder}: ignored, since only safetensors are read"
+        whole, index = folder / _WHOLE, folder / f"{_WHOLE}.index.json"
+        if whole.exists() and index.exists():
+            yield (
+                f"{whole} is loaded, and the shards that {index.name} beside it lists are not;"
+                " remove the one that is not meant"
+            )
+
+
+def list_folders(checkpoint: Checkpoint) -> list[Path]:
+    """List where a checkpoint's tokenizer and template are looked for, its adapter's folder first.
+
+    Raises:
+        CheckpointError: if there is no such folder.
+    """
+    model = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
+    if checkpoint.adapter is None:
+        return [model]
+    return [resolve_folder(checkpoint.adapter, weights=False), model]
 
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
@@ -112,7 +180,10 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
     Raises:
         CheckpointError: if there is no such folder.
     """
-    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
+    return any(_has_template(folder) for folder in list_folders(checkpoint))
+
+
+def _has_template(folder: Path) -> bool:
     if any((folder / name).exists() for name in _TEMPLATES):
         return True
     try:
@@ -121,6 +192,10 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
         # Whether that is a fault is for the tokenizer to say.
         return False
     return isinstance(config, dict) and bool(config.get("chat_template"))
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _TOKENIZERS)
 
 
 def _check_part(folder: Path, reference: str, name: str, *, weights: bool) -> None:
@@ -132,11 +207,13 @@ def _check_part(folder: Path, reference: str, name: str, *, weights: bool) -> No
 def check_safe(folder: Path) -> None:
     """Refuse a folder that holds pickled weights or code, or that leads out of itself.
 
+    Pickles that trainers leave beside the weights are read by nobody and pass.
+
     Raises:
         CheckpointError: naming the offending file.
     """
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in _PICKLED:
+        if file.suffix.lower() in _PICKLED and not _LEFTOVER.fullmatch(file.name):
             raise CheckpointError(
                 f"checkpoint {folder}: {file.name} is a pickle, which runs code when it is read;"
                 " convert the weights to safetensors and remove it"
@@ -224,6 +301,7 @@ def digest_checkpoint(checkpoint: Checkpoint) -> str:
 
     A repository is its id and its commit, which names its contents as well. The number format
     counts where it is not float32; the device, which moves outcomes by rounding alone, does not.
+    Nor does what a trainer left beside the weights to go on from.
     """
     digest = hashlib.sha256()
     for reference, repo in find_repos(checkpoint).items():
@@ -232,11 +310,16 @@ def digest_checkpoint(checkpoint: Checkpoint) -> str:
             continue
         folder = resolve_folder(reference)
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if _LEFTOVER.fullmatch(file.name):
+                continue
             digest.update(file.relative_to(folder).as_posix().encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     digest.update(b"chat" if checkpoint.chat else b"completion")
     if checkpoint.dtype not in (None, "float32"):
         digest.update(str(checkpoint.dtype).encode())
+    templated = next(filter(_has_template, list_folders(checkpoint)), None)
+    if templated is not None and writes_date(_read_template(templated, checkpoint.name)):
+        digest.update(TODAY.isoformat().encode())
     return digest.hexdigest()
 
 
@@ -263,7 +346,9 @@ def load_weights(
     plain = answer_fixed(model)
     require_finite(plain, f"checkpoint {checkpoint.name!r} in {folder}")
     if checkpoint.adapter is not None:
-        model = merge_adapter(model, resolve_folder(checkpoint.adapter), checkpoint.name)
+        chat = encode_chat(tokenizer, checkpoint.name)
+        adapter = resolve_folder(checkpoint.adapter)
+        model = merge_adapter(model, adapter, checkpoint.name, chat=chat)
     return model.eval(), tokenizer
 
 
@@ -273,19 +358,81 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     Raises:
         CheckpointError: if files are missing or unsafe.
     """
+    check_files(checkpoint, weights=False)
+    folders = list_folders(checkpoint)
+    holders = [folder for folder in folders if _has_tokenizer(folder)]
+    tokenizer = _open_tokenizer(holders[0], checkpoint.name)
+    if len(holders) > 1:
+        _check_vocabulary(tokenizer, _open_tokenizer(holders[1], checkpoint.name), checkpoint.name)
+    templated = next((folder for folder in folders if _has_template(folder)), None)
+    if templated not in (None, holders[0]):
+        tokenizer.chat_template = _read_template(templated, checkpoint.name)
+    tokenizer.chat_template = fix_date(tokenizer.chat_template, checkpoint.name)
+    return tokenizer
+
+
+def remark_tokenizer(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Say where an adapted checkpoint's tokenizer and template come from.
+
+    Raises:
+        CheckpointError: if there is no such folder.
+    """
+    if checkpoint.adapter is None:
+        return ()
+    adapter, model = list_folders(checkpoint)
+    own = [
+        words
+        for words, has in (("tokenizer", _has_tokenizer), ("chat template", _has_template))
+        if has(adapter)
+    ]
+    if not own:
+        return ()
+    return (f"{' and '.join(own)}: taken from its adapter, {adapter}, not from {model}",)
+
+
+def _open_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    check_files(checkpoint, weights=False)
-    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
-    with explaining(checkpoint.name, folder):
+    with explaining(name, folder):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise ValueError(f"{type(tokenizer).__name__} is slow; save it with a tokenizer.json")
     return tokenizer
+
+
+def _read_template(folder: Path, name: str) -> Any:
+    """Read the template of a folder as a tokenizer takes it."""
+    with explaining(name, folder):
+        file = folder / _TEMPLATES[0]
+        if file.exists():
+            return file.read_text(encoding="utf-8")
+        older = folder / _TEMPLATES[1]
+        config = _read_json(older if older.exists() else folder / "tokenizer_config.json")
+        template = config["chat_template"]
+        if isinstance(template, list):
+            return {each["name"]: each["template"] for each in template}
+        return template
+
+
+def _check_vocabulary(
+    own: PreTrainedTokenizerFast, base: PreTrainedTokenizerFast, name: str
+) -> None:
+    """Refuse an adapter's tokenizer that reads other tokens than its base; it may have more."""
+    given, expected = (
+        tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) for tokenizer in (own, base)
+    )
+    token = next((token for token, at in expected.items() if given.get(token) != at), None)
+    if token is not None:
+        raise CheckpointError(
+            f"checkpoint {name!r}: expected the tokenizer in its adapter's folder to have the"
+            f" vocabulary of its base, got id {given.get(token)} for token {token!r}, which is"
+            f" {expected[token]} there; name the model that the adapter was trained on as `model`,"
+            " or remove the tokenizer that is not its own"
+        )
 
 
 def find_device(device: str, name: str) -> torch.device:

@@ -27,8 +27,12 @@ from holdback.models.loading import (
     find_repo,
     find_repos,
     has_chat_template,
+    load_tokenizer,
+    remark_files,
+    remark_tokenizer,
 )
 from holdback.models.protocol import Model
+from holdback.models.templates import remark_template
 from holdback.plan import AccessName
 from holdback.shipped import BUILTIN
 
@@ -97,7 +101,6 @@ def load_prompter(checkpoint: Checkpoint) -> Model:
     provider = _find_provider(checkpoint)
     if provider is not None:
         return provider.load()(checkpoint)
-    from holdback.models.loading import load_tokenizer
     from holdback.models.local import LocalModel
     from holdback.models.protocol import Format, Presentation
 
@@ -175,15 +178,16 @@ def try_checkpoint(checkpoint: Checkpoint) -> tuple[str, ...]:
     local = _refer_locally(checkpoint)
     if local is None:
         return ()
-    if find_repo(local.model, revision=local.revision) is None:
+    remarks = (*remark_files(local), *remark_tokenizer(local))
+    if not any(find_repos(local).values()):
         # Those of a repository are looked at once they are here.
-        check_weights(local)
+        remarks += check_weights(local)
     if local.chat and not has_chat_template(local):
         raise CheckpointError(
             f"checkpoint {checkpoint.name!r} has no chat template; write chat = false to ask it in"
             " completion format, or add a template to its tokenizer_config.json"
         )
-    return ()
+    return (*remarks, *remark_template(local, load_tokenizer(local)))
 
 
 def fetch_checkpoint(checkpoint: Checkpoint) -> None:

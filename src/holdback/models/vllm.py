@@ -69,6 +69,17 @@ class VllmModel:
         """Render messages through the checkpoint's own chat template."""
         return self.prompter.render_chat(messages, answer_next=answer_next, tools=tools)
 
+    def render_opening(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """Render messages up to where an answer begins that is to follow at once, unthought."""
+        return self.prompter.render_opening(messages, tools=tools)
+
+    @property
+    def answer_spaces(self) -> str:
+        """What the chat template writes between `render_opening` and an answer."""
+        return self.prompter.answer_spaces
+
     def encode(self, text: str) -> list[int]:
         """Tokenise a text as it stands: no special token is added."""
         return self.prompter.encode(text)
