@@ -38,6 +38,7 @@ from holdback.runs.planning import (
     plan_runs,
     samples_for,
 )
+from holdback.runs.preview import remark_words
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split, Task
@@ -90,6 +91,7 @@ def prepare(plan: AuditPlan) -> Prepared:
         if isinstance(task, ChecksMachine):
             task.check_machine()
         _check_supply(plan, ladder, task)
+    remarks += remark_words(plan, ladder)
     return Prepared(
         plan=plan,
         ladder=ladder,
