@@ -9,6 +9,7 @@ import pytest
 from tiny_models import TEMPLATE, make_model, make_tokenizer, save_model
 
 from holdback.audit import prepare, run_audit
+from holdback.errors import ConfigError
 from holdback.plan import parse_plan
 from holdback.runs.execution import InProcess
 from holdback.runs.progress import Silent
@@ -140,3 +141,24 @@ def test_characters_that_the_tokenizer_does_not_know_are_counted(tmp_path):
 
     # Of «<bos><|user|>Which is number 7?<|end|><|assistant|>» number and 7 are not known.
     assert remark.startswith("tiny on facts: 22.2% of the tokens of its prompts are «unknown»")
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        'technique = "few_shot"\nparameters = { n = 100000 }',
+        'technique = "chain"\nparameters = { links = [{ technique = "few_shot", n = 100000 }] }',
+    ],
+    ids=["alone", "in-a-chain"],
+)
+def test_more_examples_than_there_are_are_found_by_the_plan(tmp_path, link):
+    """Though their demonstrator is unsaid, as it may be."""
+    plan = write_plan(tmp_path, TEMPLATE)
+    text = TEXT.format(model="model").replace(
+        'technique = "few_shot"\nparameters = { n = 1 }', link
+    )
+    assert link in text
+
+    with pytest.raises(ConfigError, match=r"rung 'shown' on task 'facts': .* got n=100000"):
+        prepare(parse_plan(text, source="audit.toml", folder=tmp_path))
+    prepare(plan)
