@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from holdback.errors import CheckpointError
+from holdback.errors import CheckpointError, UnsayableError
 from holdback.lineage import Checkpoint
 from holdback.models.engine.generation import draw_tokens, generate_texts
 from holdback.models.engine.scoring import no_numbers, score_questions
@@ -94,7 +94,7 @@ class LocalModel:
     @property
     def _template(self) -> Template:
         if not self.tokenizer.chat_template:
-            raise CheckpointError(
+            raise UnsayableError(
                 f"checkpoint {self.name!r} has no chat template; ask it in completion format"
                 " (chat = false) or add one to its tokenizer_config.json"
             )
