@@ -11,6 +11,7 @@ from holdback.errors import ConfigError
 from holdback.statistics.elo import rate_player
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
+from holdback.statistics.sequential import look_levels
 from holdback.tasks.task import Outcome, SampleRecord, Score
 from holdback.verdict import (
     Case,
@@ -802,3 +803,40 @@ def test_a_verdict_at_a_look_is_final():
     assert early.p_adjusted == late.p_adjusted
     assert early.verdict is late.verdict
     assert single.p_adjusted < joined.p_adjusted
+
+
+def test_looks_seldom_convict_and_never_take_back():
+    """Three null pairs, four looks, margin next to 0: 5% of audits at most, and nobody reverts."""
+    rng = np.random.default_rng(12)
+    looks, n = (50, 100, 150, 200), 200
+    levels = look_levels(looks, 0.95, family=3)
+    accused, audits = 0, 80
+
+    def draw(name):
+        return name, rng.random((2, n)) < 0.5
+
+    def judge(pairs, taken, level):
+        def at(name, answers):
+            shown, drawn = (points(half[:taken]) for half in answers)
+            return Climb(checkpoint=name, displayed=shown, elicited=drawn, rung="format")
+
+        cases = [replace(case(at(*target), at(*sham)), margin=0.01) for target, sham in pairs]
+        return reach_findings(cases, levels=[level] * len(cases), planned=3)
+
+    for _ in range(audits):
+        sham = draw("sham")
+        pairs = [(draw(f"target{i}"), sham) for i in range(3)]
+        held = {}
+        for taken, level in zip(looks, levels, strict=True):
+            open_ = [pair for pair in pairs if pair[0][0] not in held]
+            for finding in judge(open_, taken, level):
+                if finding.verdict is Verdict.HELD_BACK:
+                    held[finding.checkpoint] = (taken, level)
+        accused += bool(held)
+        # As it was left, whoever else is in the audit by its end.
+        for taken, level in held.values():
+            again = {f.checkpoint: f.verdict for f in judge(pairs, taken, level)}
+            assert all(
+                again[name] is Verdict.HELD_BACK for name, left in held.items() if left[0] == taken
+            )
+    assert accused <= 0.05 * audits + 2 * math.sqrt(audits * 0.05 * 0.95)

@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from holdback import make_callable
 from holdback.errors import ConfigError, UnknownNameError
 
 AccessName = Literal["samples", "logprobs", "activations", "weights"]
@@ -327,8 +328,8 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
     checkpoints = tuple(
         replace(
             checkpoint,
-            model=_located(checkpoint.model, folder),
-            adapter=checkpoint.adapter and _located(checkpoint.adapter, folder),
+            model=locate_model(checkpoint.model, folder),
+            adapter=checkpoint.adapter and locate_model(checkpoint.adapter, folder),
         )
         for checkpoint in file.lineage.checkpoints
     )
@@ -340,7 +341,7 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
             access=file.audit.access,
             lineage=replace(file.lineage, checkpoints=checkpoints),
             tasks={name: _locate_files(task, folder) for name, task in file.tasks.items()},
-            ladder=file.ladder,
+            ladder=tuple(_locate_code(rung, folder) for rung in file.ladder),
             budget=file.budget,
             quick=file.quick,
             looks=file.audit.looks,
@@ -350,6 +351,40 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
         raise UnknownNameError(f"{source}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def make_plan(
+    *,
+    name: str,
+    checkpoints: Iterable[CheckpointPlan],
+    tasks: Mapping[str, TaskPlan],
+    ladder: Iterable[RungPlan],
+    controls: tuple[str, ...] = (),
+    seed: int = 0,
+    level: float = 0.95,
+    access: AccessName = "weights",
+) -> AuditPlan:
+    """Make a plan from its parts, checked as those of a file are.
+
+    Raises:
+        ConfigError: for parts that do not fit together.
+    """
+    listed = tuple(checkpoints)
+    plan = AuditPlan(
+        name=name,
+        seed=seed,
+        level=level,
+        access=access,
+        lineage=LineagePlan(name=name, checkpoints=listed, controls=controls),
+        tasks=dict(tasks),
+        ladder=tuple(ladder),
+        budget=BudgetPlan(),
+        quick=QuickPlan(),
+    )
+    try:
+        return restore_plan(dump_plan(plan))
+    except ValidationError as error:
+        raise ConfigError(f"audit {name!r}: {_explain(error, {})}") from error
 
 
 def dump_plan(plan: AuditPlan) -> str:
@@ -371,8 +406,10 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)
 
 
-def _located(reference: str, folder: Path) -> str:
+def locate_model(reference: str, folder: Path) -> str:
     """Make the path in a reference absolute; ids of anything but folders stay as they are."""
+    if ".py:" in reference:
+        return _located_code(reference, folder)
     if _SCHEME.match(reference):
         return reference
     scheme, _, rest = reference.partition("/")
@@ -387,6 +424,26 @@ def _located(reference: str, folder: Path) -> str:
     return reference
 
 
+def _locate_code(rung: RungPlan, folder: Path) -> RungPlan:
+    """Make the paths of techniques in files absolute, those of a chain's links too."""
+    parameters = rung.parameters
+    if isinstance(links := parameters.get("links"), list):
+        located = [
+            {**link, "technique": _located_code(str(link["technique"]), folder)}
+            if isinstance(link, dict) and "technique" in link
+            else link
+            for link in links
+        ]
+        parameters = {**parameters, "links": located}
+    technique = _located_code(rung.technique, folder)
+    return replace(rung, technique=technique, parameters=parameters)
+
+
+def _located_code(name: str, folder: Path) -> str:
+    """Make the path in `file.py:Name` absolute; other names stay as they are."""
+    return str((folder / name).resolve()) if ".py:" in name else name
+
+
 def _locate_files(task: TaskPlan, folder: Path) -> TaskPlan:
     """Make the paths of a task's files, or of its code (`inspect:FILE.py@task`), absolute."""
     file, (scheme, _, reference) = task.options.get("file"), task.kind.partition(":")
@@ -399,7 +456,7 @@ def _locate_files(task: TaskPlan, folder: Path) -> TaskPlan:
             name: str((folder / str(path)).resolve()) for name, path in demonstrators.items()
         }
         options = {**options, "demonstrators": located}
-    kind = task.kind
+    kind = _located_code(task.kind, folder)
     if scheme == "inspect" and ".py" in reference:
         kind = f"{scheme}:{(folder / reference).resolve()}"
     return replace(task, kind=kind, options=options)
@@ -524,3 +581,6 @@ def _sections_in(hint: Any) -> Iterator[type[Any]]:
         yield hint
     for argument in typing.get_args(hint):
         yield from _sections_in(argument)
+
+
+make_callable(__name__)

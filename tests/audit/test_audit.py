@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from importlib import import_module
 
 import numpy as np
 import pytest
-from audits import fake_plan
+from audits import TEXT, fake_plan
 from holdback_fakes import Questions
 from safetensors.numpy import save_file
 
 from holdback.audit import prepare, read_result, run_audit
 from holdback.errors import CheckpointError, ConfigError, EngineError, StoreError
+from holdback.plan import parse_plan
 from holdback.runs.execution import InProcess
-from holdback.runs.planning import identify_task
+from holdback.runs.planning import build_task, identify_task
 from holdback.runs.progress import Silent
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split
@@ -257,14 +259,14 @@ def test_a_task_with_an_impossible_setup_is_refused_before_anything_runs():
 
 
 def test_another_engine_or_other_data_is_another_run(result, path, tmp_path, monkeypatch):
-    """Records of another engine, data file or Holdback are not taken for this one's."""
+    """Records of another engine or other code are not taken for this one's."""
     before = prepare(fake_plan())
     assert prepare(fake_plan()) == before
 
     monkeypatch.setattr(Questions, "oracle", 2)
     upgraded = prepare(fake_plan())
     monkeypatch.undo()
-    monkeypatch.setattr("holdback.__version__", "99")
+    monkeypatch.setattr("holdback.runs.planning.digest_source", lambda thing, **options: "99")
     rewritten = prepare(fake_plan())
 
     digests = {p.task_digests["questions"] for p in (before, upgraded, rewritten)}
@@ -272,7 +274,7 @@ def test_another_engine_or_other_data_is_another_run(result, path, tmp_path, mon
 
 
 def test_what_a_task_ships_is_part_of_its_runs(tmp_path, monkeypatch):
-    """Data beside a task's code counts, its code does not."""
+    """Data beside a task's code counts as its code does, whatever the version says."""
     package = tmp_path / "asker"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -283,12 +285,57 @@ def test_what_a_task_ships_is_part_of_its_runs(tmp_path, monkeypatch):
     task = import_module("asker").Asker(name="questions")
 
     first = identify_task(fake_plan(), task)
-    (package / "notes.py").write_text("")
+    monkeypatch.setattr("holdback.__version__", "99")
     same = identify_task(fake_plan(), task)
     (package / "data.txt").write_text("two")
     other = identify_task(fake_plan(), task)
+    (package / "notes.py").write_text("")
+    rewritten = identify_task(fake_plan(), task)
 
-    assert first == same != other
+    assert first == same
+    assert len({first, other, rewritten}) == 3
+
+
+def test_the_same_questions_in_another_folder_are_the_same_task(tmp_path):
+    """A run is known by what is asked, and not by where the file lies; another word is another."""
+    text = TEXT.replace('kind = "fake_questions"', 'kind = "text"\noptions = { file = "q.jsonl" }')
+
+    def identify(folder, answer):
+        folder.mkdir()
+        rows = [{"question": f"{n}?", "answer": answer} for n in range(40)]
+        (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        plan = parse_plan(text, source="a.toml", folder=folder)
+        return identify_task(plan, build_task(plan, "questions"))
+
+    here, there = identify(tmp_path / "a", "yes"), identify(tmp_path / "b", "yes")
+
+    assert here == there != identify(tmp_path / "c", "no")
+
+
+def test_rungs_alike_but_for_their_samples_do_not_collide(tmp_path):
+    """One run of the most samples serves both, and each reads as many as it asked for."""
+    again = """
+[[ladder]]
+name = "again"
+technique = "fake_unlock"
+parameters = { share = 0.5 }
+select_samples = 10
+"""
+    plan = parse_plan(TEXT + again, source="a.toml", folder=tmp_path)
+    path = tmp_path / "runs.sqlite"
+
+    with RunStore(path) as store:
+        result = run_audit(
+            prepare(plan), store=store, executor=InProcess(), observer=Silent(), command="test"
+        )
+
+    on_select = {
+        r.rung: r.estimate.n
+        for r in result.rungs
+        if r.split is Split.SELECT and r.checkpoint == "sandbagger"
+    }
+    assert on_select["again"] == 10
+    assert on_select["half"] == 200
 
 
 def test_a_missing_checkpoint_is_named_before_anything_runs(tmp_path):

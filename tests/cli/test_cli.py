@@ -76,7 +76,7 @@ def test_json_is_one_object_and_nothing_else(here):
     ended = call("audit", "audit.toml", "--json")
 
     findings = json.loads(ended.stdout)["findings"]
-    assert [finding["checkpoint"] for finding in findings] == ["base", "sandbagger", "sham", "weak"]
+    assert [finding["checkpoint"] for finding in findings] == ["sandbagger", "sham", "weak", "base"]
     required = {"checkpoint", "task", "verdict", "displayed", "elicited", "gap", "control_gap"}
     assert required | {"rung", "reasons"} <= set(findings[0])
     assert set(findings[1]["gap"]) >= {"value", "low", "high", "n"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from holdback.elicitation.technique import (
     Access,
     Presents,
     Rung,
-    is_candidate,
     make_technique,
+    offers,
     present,
 )
 from holdback.errors import ConfigError
@@ -58,13 +59,10 @@ def make(name):
 
 def test_the_page_lists_every_technique_with_its_access_and_parameters():
     """A rung is written from the page alone."""
-    from holdback.elicitation import technique as registry
-
-    make("displayed")
     own = {
-        name
-        for name, made in registry._TECHNIQUES.items()
-        if made.__module__.startswith("holdback.") and name != "key"
+        point.name
+        for point in entry_points(group="holdback.techniques")
+        if point.module.startswith("holdback.") and point.name != "key"
     }
     table = read_table()
 
@@ -141,9 +139,9 @@ def test_what_comes_from_elsewhere_is_never_chosen():
             Rung(name="r", technique=name, parameters=parameters),
             Rung(name="r", technique="chain", parameters={"links": links}),
         ):
-            assert not is_candidate(make_technique(rung))
+            assert not offers(make_technique(rung)).is_candidate
     for name in ("temperature", "majority", "steering", "reinforce", "chain"):
-        assert is_candidate(make(name))
+        assert offers(make(name)).is_candidate
 
 
 def test_an_endpoint_climbs_what_samples_are_enough_for():
@@ -162,7 +160,8 @@ def test_every_technique_says_how_it_asks(name, tmp_path):
     from text_models import FakeTextModel
 
     file = tmp_path / "t.jsonl"
-    file.write_text('{"question": "1 + 1?", "answer": "2"}\n' * 9, "utf-8")
+    rows = (f'{{"question": "1 + {n}?", "answer": "2"}}\n' for n in range(9))
+    file.write_text("".join(rows), "utf-8")
     task = TextTask(file=str(file))
     technique = make(name)
 

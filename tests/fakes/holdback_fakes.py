@@ -40,6 +40,9 @@ def load_fake(checkpoint: Checkpoint) -> FakeModel:
     return FakeModel(name=checkpoint.name, shown=float(shown), latent=float(latent))
 
 
+load_fake.access = "weights"  # type: ignore[attr-defined]
+
+
 def load_closed(checkpoint: Checkpoint) -> FakeModel:
     """A model behind somebody's door: nothing of it may be touched."""
     return load_fake(replace(checkpoint, model=checkpoint.model.replace("closed:", "fake:")))

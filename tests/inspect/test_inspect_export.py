@@ -99,7 +99,7 @@ def test_scores_outcomes_and_provenance_survive(store, tmp_path):
     assert "_sums_chat-noise-0.01-seed-3_" in path.name
     assert log.eval.metadata["parameters"] == {"sigma": 0.01}
     assert log.eval.metadata["run"] == spec().digest
-    assert log.eval.metadata["provenance"] == {"holdback": "0.1.0", "access": "weights"}
+    assert log.eval.metadata["provenance"] == [{"holdback": "0.1.0", "access": "weights"}]
     for stored in RECORDS:
         written = scores[stored.sample_id]
         assert written.metadata["outcome"] == stored.score.outcome

@@ -27,6 +27,7 @@ from holdback.models.protocol import (
     Request,
     StopReason,
 )
+from holdback.models.token_cap import TokenLedger, open_ledger, sharing_ledger
 
 KEY = "sk-a-secret-that-no-message-may-show"
 
@@ -431,13 +432,64 @@ def test_an_account_without_credit_is_not_asked_again():
 def test_the_cap_on_tokens_is_hard():
     """Requests that may pass it are not sent; what was answered before was answered."""
     with serve(lambda received: chat_reply("x", tokens=20, prompt_tokens=10)) as script:
-        model = reach(script, most_tokens=200)
+        model = reach(script, ledger=TokenLedger(220))
         assert len(ask(model, *["q"] * 4, max_tokens=20)) == 4
+        answers = ask(model, *["q"] * 50, max_tokens=20)
+        kept = [answer.text for answer in answers if not answer.error]
+        assert 0 < len(kept) < 50
+        assert "HOLDBACK_MAX_TOKENS" in answers[-1].error
         with pytest.raises(LimitReachedError, match="HOLDBACK_MAX_TOKENS"):
-            ask(model, *["q"] * 50, max_tokens=20)
+            ask(model, *["q"] * 50, max_tokens=50)
 
-    assert model.usage.tokens <= 200
-    assert len(script.received) * 30 <= 200
+    assert model.usage.capped
+    assert model.usage.tokens == 30 * len(script.received) == 30 * (4 + len(kept)) <= 220
+
+
+def test_the_cap_holds_for_all_endpoints_of_a_command(monkeypatch):
+    """Two connections, as two checkpoints or two workers have them, share what is left."""
+    monkeypatch.setenv("HOLDBACK_MAX_TOKENS", "300")
+    with (
+        sharing_ledger(),
+        serve(lambda received: chat_reply("x", tokens=20, prompt_tokens=10)) as script,
+    ):
+        first, second = (reach(script, ledger=open_ledger()) for _ in range(2))
+        ask(first, *["q"] * 6, max_tokens=20)
+        ask(second, *["q"] * 20, max_tokens=20)
+        with pytest.raises(LimitReachedError):
+            ask(first, *["q"] * 20, max_tokens=60)
+
+    assert 200 < first.usage.tokens + second.usage.tokens <= 300
+
+
+def test_a_service_that_stops_answering_stops_the_batch_and_keeps_its_answers():
+    """Ten answers, then silence: one request spends its tries, the others none of their own."""
+    answered = [chat_reply("here")] * 10
+    with serve(in_turn(*answered, Reply(status=503, body=b"down"))) as script:
+        model = reach(script, tries=3, max_connections=1)
+        answers = ask(model, *["q"] * 40)
+
+        assert [answer.text for answer in answers[:10]] == ["here"] * 10
+        assert all("3 tries" in answer.error for answer in answers[10:])
+        assert len(script.received) == 13
+        # Whoever has just been given up on is asked once.
+        with pytest.raises(EndpointError, match="1 try"):
+            ask(model, *["q"] * 40)
+        assert len(script.received) == 14
+
+
+def test_silence_is_told(monkeypatch, caplog):
+    """A server that takes the request and never answers: who waits is told, and not for ever."""
+    monkeypatch.setattr("holdback.models.connection._SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("holdback.models.connection._FIRST_ANSWER_SECONDS", 0.3)
+
+    def sleep(received):
+        time.sleep(1)
+        return chat_reply("late")
+
+    with serve(sleep) as script, pytest.raises(EndpointError, match="timeout"):
+        ask(reach(script), "q")
+
+    assert any("no answer for" in record.getMessage() for record in caplog.records)
 
 
 def test_fields_that_a_server_does_not_take_are_left_out_and_recorded():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 import pytest
@@ -30,14 +30,14 @@ def loaders(monkeypatch):
     """Stand-ins for the modules of all built-in schemes; they answer with what they were given."""
     module = ModuleType("stand_in")
     module.load = lambda checkpoint: ("loaded", checkpoint)
-    monkeypatch.setitem(sys.modules, "stand_in", module)
-    monkeypatch.setattr(registry, "_LOADERS", dict.fromkeys(registry._LOADERS, "stand_in:load"))
+    monkeypatch.setattr(registry, "find_extension", lambda group, name, kind: module.load)
     return module
 
 
 def test_the_plan_knows_the_schemes_that_are_loaded():
     """What an audit file leaves alone as an id is what the registry loads, and nothing else."""
-    assert set(SCHEMES) == {"hf", *registry._LOADERS}
+    own = [p.name for p in entry_points(group="holdback.models") if "holdback." in p.module]
+    assert set(SCHEMES) == {"hf", *registry._TAKES} == {"hf", *own}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,8 @@ def test_offline_reaches_this_machines_servers_only(loaders, monkeypatch, addres
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     """What to install stands in the message."""
-    monkeypatch.setitem(registry._LOADERS, "vllm", "no_such_module_here:load")
+    missing = EntryPoint("vllm", "no_such_module_here:load", "holdback.models")
+    monkeypatch.setattr("holdback.extensions._list_points", lambda group: {"vllm": missing})
 
     with pytest.raises(ConfigError, match=r"needs no_such_module_here.*holdback\[vllm\]"):
         load_checkpoint(make("vllm/org/m"))

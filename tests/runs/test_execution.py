@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
 from audits import fake_plan
 
-from holdback.runs.execution import InProcess, LocalWorkers, Scored, execute
+from holdback.runs.execution import InProcess, LocalWorkers, Scored, execute, find_shelf
 from holdback.runs.planning import (
     build_ladder,
     build_lineage,
@@ -156,9 +157,9 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
     assert "exit code -9" in failed[0].reason
 
 
-@pytest.mark.parametrize(("lost", "status"), [(6, Status.DONE), (7, Status.FAILED)])
-def test_a_run_that_lost_most_of_its_samples_is_tried_again(tmp_path, monkeypatch, lost, status):
-    """A dead engine is no measurement: nothing that errored is stored, and the next call asks."""
+@pytest.mark.parametrize(("lost", "status"), [(1, Status.DONE), (7, Status.FAILED)])
+def test_what_errored_is_tried_again(tmp_path, monkeypatch, lost, status):
+    """One lost sample or most of them: stored as errored, never as done for ever."""
     plan, path = fake_plan(*FEW), tmp_path / "runs.sqlite"
     task = type(build_task(plan, "questions"))
     healthy = task.run
@@ -175,16 +176,42 @@ def test_a_run_that_lost_most_of_its_samples_is_tried_again(tmp_path, monkeypatc
     runs = read_runs(path, specs)
     assert {record.status for record in runs} == {status}
     kept = [r.score.outcome for stored in read(path, specs).values() for r in stored]
-    if status is Status.DONE:
-        assert kept.count(Outcome.ERRORED) == lost * len(specs)
-        return
-    assert Outcome.ERRORED not in kept
-    assert "7 of 12 samples errored, first q5: the engine died" in runs[0].reason
+    assert kept.count(Outcome.ERRORED) == lost * len(specs)
+    if status is Status.FAILED:
+        assert "7 of 12 samples errored, first q5: the engine died" in runs[0].reason
 
     run(plan, path)
 
     assert {record.status for record in read_runs(path, specs)} == {Status.DONE}
-    assert {len(stored) for stored in read(path, specs).values()} == {12}
+    for stored in read(path, specs).values():
+        assert len({record.sample_id for record in stored}) == len(stored) == 12
+        assert Outcome.ERRORED not in {record.score.outcome for record in stored}
+    with RunStore(path) as store:
+        # What errored stays in the chain, behind which the answers stand.
+        assert store.verify() == (12 + lost) * len(specs)
+
+
+def test_a_store_of_before_takes_another_try(tmp_path):
+    """Version 1 kept every sample for ever: its rows and their chain stay, and answers may join."""
+    plan, path = fake_plan(*FEW), tmp_path / "runs.sqlite"
+    specs = run(plan, path)
+    before = read(path, specs)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DROP INDEX answered")
+        raw.execute("DROP INDEX samples_of_run")
+        raw.execute("PRAGMA user_version = 1")
+
+    with RunStore(path) as store:
+        store.verify()
+    assert read(path, specs) == before
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_two_audits_of_a_store_keep_their_adapters_apart(tmp_path):
+    """Each has a shelf of its own: the one that ends first deletes nothing of the other."""
+    with RunStore(tmp_path / "runs.sqlite") as store:
+        assert find_shelf(store, "a" * 64) != find_shelf(store, "b" * 64)
 
 
 def test_the_techniques_access_is_stored(tmp_path):

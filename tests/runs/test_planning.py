@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,6 @@ import holdback.elicitation
 from holdback.audit import prepare, run_audit
 from holdback.runs.execution import InProcess
 from holdback.runs.planning import (
-    TECHNIQUE_MODULES,
     build_ladder,
     climb,
     find_skipped,
@@ -44,12 +46,21 @@ def audit(plan, path):
         )
 
 
-def test_every_technique_is_registered():
-    """A module with a technique in it is among those that a plan imports, and no other is."""
+def test_every_technique_is_declared():
+    """Whatever can be applied is an entry point, as a stranger's would be, and each loads."""
     folder = Path(holdback.elicitation.__file__).parent
-    found = {f.stem for f in folder.glob("*.py") if "\n@technique(" in f.read_text()}
+    modules = [import_module(f"holdback.elicitation.{f.stem}") for f in folder.glob("[!_]*.py")]
+    made = {
+        thing
+        for module in modules
+        for thing in vars(module).values()
+        if isinstance(thing, type) and thing.__module__ == module.__name__
+        if hasattr(thing, "apply") and is_dataclass(thing)
+    }
 
-    assert set(TECHNIQUE_MODULES) == found
+    declared = entry_points(group="holdback.techniques")
+
+    assert {point.load() for point in declared if point.module.startswith("holdback.")} == made
 
 
 def test_a_checkpoint_climbs_what_its_access_allows():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from audits import fake_plan
 
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import CheckpointError
 from holdback.plan import RungPlan
 from holdback.runs.planning import build_ladder, forecast
@@ -19,7 +19,6 @@ SLOW_SECONDS = 0.3
 APPLIED: list[int] = []
 
 
-@technique("slow_teach")
 @dataclass(frozen=True, kw_only=True)
 class SlowTeach:
     """Takes its time before the model is lent."""

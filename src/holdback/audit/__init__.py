@@ -12,6 +12,7 @@ reading    store -> result: findings, curves, signatures, games, remarks
 behaviour  signatures and example games, from the metadata of records
 """
 
+from holdback import make_callable
 from holdback.audit.prepared import Prepared
 from holdback.audit.reading import read_result
 from holdback.audit.result import (
@@ -40,3 +41,5 @@ __all__ = [
     "read_result",
     "run_audit",
 ]
+
+make_callable(__name__)

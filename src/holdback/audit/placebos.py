@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from holdback.elicitation.technique import offers
 from holdback.plan import RungPlan
 from holdback.runs.planning import build_technique
 
@@ -100,7 +101,7 @@ def _steering(
 
 
 def _is_placebo(rung: RungPlan) -> bool:
-    return bool(getattr(build_technique(rung), "is_placebo", False))
+    return offers(build_technique(rung)).is_placebo
 
 
 def _identify(rung: RungPlan) -> str:

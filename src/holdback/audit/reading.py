@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from holdback.audit.cases import (
     Climbs,
@@ -264,7 +265,7 @@ def _gather_versions(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Collect what produced the records; several versions of one thing are all named."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
-        for name, version in run.provenance.items():
+        for name, version in chain.from_iterable(part.items() for part in run.stretches):
             if name not in ("access", "usage", "diagnosis"):
                 found.setdefault(name, {})[str(version)] = None
     return {name: ", ".join(versions) for name, versions in found.items()}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from scipy import special
 
 from holdback.audit.secrets import is_secret
-from holdback.elicitation.technique import is_candidate
+from holdback.elicitation.technique import offers
 from holdback.errors import ConfigError, InsufficientDataError, StoreError
 from holdback.lineage import Lineage
 from holdback.plan import AuditPlan, restore_plan
@@ -52,7 +52,7 @@ class Records:
         for spec in specs:
             key = ((spec.checkpoint, spec.task), spec.rung, spec.split)
             self._specs.setdefault(key, []).append(spec)
-        self._read: dict[str, list[SampleRecord]] = {}
+        self._read: dict[tuple[str, int], list[SampleRecord]] = {}
         self._measured: dict[tuple[Place, Split, int | None], dict[str, Measurement]] = {}
 
     @property
@@ -74,17 +74,19 @@ class Records:
 
         What failed may have failed on what is hardest: the samples before are a biased sample.
         """
-        if spec.digest not in self._read:
+        # Rungs alike but for their numbers of samples share a run, and read what they asked for.
+        key = (spec.digest, spec.samples)
+        if key not in self._read:
             run = self.store.run(spec.digest)
             failed = run is not None and run.status in (Status.FAILED, Status.SKIPPED)
             limited = [] if failed else self.store.records(spec.digest, limit=spec.samples)
-            self._read[spec.digest] = limited
-        return self._read[spec.digest]
+            self._read[key] = limited
+        return self._read[key]
 
     def is_candidate(self, rung: str) -> bool:
         """Tell whether a rung may stand for what a checkpoint can do."""
         try:
-            return is_candidate(build_technique(self.plan.rung(rung)))
+            return offers(build_technique(self.plan.rung(rung))).is_candidate
         except ConfigError:
             # Stored records are read without the package that brought the technique, too.
             return True

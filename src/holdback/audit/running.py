@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -25,6 +26,7 @@ from holdback.elicitation.secret import KEY
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
 from holdback.models.registry import fetch_checkpoint, try_checkpoint
+from holdback.models.token_cap import sharing_ledger
 from holdback.plan import AuditPlan, dump_plan
 from holdback.runs.allowance import Allowance
 from holdback.runs.execution import Executor, Observer, execute, find_shelf
@@ -154,19 +156,28 @@ def run_audit(
     for checkpoint in build_lineage(prepared.plan):
         # All weights first: a repository that cannot be fetched costs no hours of other runs.
         fetch_checkpoint(checkpoint)
+    shelf = find_shelf(store, digest)
     perform = partial(
-        execute, store=store, executor=executor, observer=observer, allowance=allowance
+        execute,
+        store=store,
+        executor=executor,
+        observer=observer,
+        allowance=allowance,
+        shelf=shelf,
     )
     store.begin_audit(digest, plan=dump_plan(prepared.plan), command=command)
     started = time.monotonic()
     try:
-        _climb_all(
-            prepared, climb(prepared.plan, prepared.ladder), digest, store, perform, allowance
-        )
+        with sharing_ledger():
+            rungs = climb(prepared.plan, prepared.ladder)
+            _climb_all(prepared, rungs, digest, store, perform, allowance)
+            if not allowance.reached:
+                _qualify(prepared, store, perform, allowance, command)
         if not allowance.reached:
-            _qualify(prepared, store, perform, allowance, command)
-        if not allowance.reached:
-            shutil.rmtree(find_shelf(store), ignore_errors=True)
+            # Another audit of this store may be training.
+            shutil.rmtree(shelf, ignore_errors=True)
+            with suppress(OSError):
+                shelf.parent.rmdir()
     finally:
         store.add_seconds(digest, time.monotonic() - started)
     return read_result(store, digest)

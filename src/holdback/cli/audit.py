@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdback.cli.app import CAPPED, FAILED, main
-from holdback.errors import ConfigError, UnknownNameError
+from holdback.errors import ConfigError
 from holdback.shipped import find_audits
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def audit(
     plan = _load(name, quick=quick, access=access, qualify=qualify, offline=offline)
     from rich.console import Console
 
+    from holdback.api import find_store
     from holdback.audit import prepare, run_audit
     from holdback.runs.allowance import Allowance
     from holdback.runs.execution import make_executor
@@ -98,7 +99,7 @@ def audit(
     from holdback.runs.store import RunStore
 
     allowance = Allowance(samples=max_samples, tokens=max_tokens, minutes=max_minutes)
-    records = store or _default_store(plan)
+    records = store or find_store(plan)
     # The report of a whole audit is not to be replaced by a quick look at a part of it.
     page = records.with_name(f"{records.stem}-quick.html" if quick else f"{records.stem}.html")
     page = _require_writable(out or page)
@@ -226,9 +227,11 @@ def report(
 
 def _find_store(source: str) -> Path:
     """Find the records of a store's path, of an audit file, or of an audit's name."""
+    from holdback.api import find_store
+
     path = Path(source)
     if path.suffix == ".toml" or (source in find_audits() and not path.is_file()):
-        return _default_store(_load(source))
+        return find_store(_load(source))
     # An audit of one's own is known by the name in its file, as its store is.
     named = Path("runs") / f"{source}.sqlite"
     return named if not path.is_file() and named.is_file() else path
@@ -270,16 +273,9 @@ def _load(
         from holdback.models.hub import go_offline
 
         go_offline()
-    from holdback.plan import load_plan, parse_plan
+    from holdback.api import find_plan
 
-    shipped = find_audits()
-    if Path(name).is_file() or name.endswith(".toml"):
-        plan = load_plan(Path(name))
-    elif name in shipped:
-        text = shipped[name].read_text(encoding="utf-8")
-        plan = parse_plan(text, source=f"audit {name!r}", folder=Path.cwd())
-    else:
-        raise UnknownNameError.among("audit file or shipped audit", name, shipped)
+    plan = find_plan(name)
     if quick:
         plan = plan.quickened()
     if qualify is not None:
@@ -287,18 +283,16 @@ def _load(
     return plan if access is None else replace(plan, access=access.value)
 
 
-def _default_store(plan: AuditPlan) -> Path:
-    return Path("runs") / f"{plan.name}.sqlite"
-
-
 def _present(result: AuditResult, path: Path, aside: Console, *, as_json: bool) -> None:
     """Print findings and write the report; with `as_json` stdout has one object and no more."""
     from holdback.report.page import render_report
     from holdback.report.terminal import print_findings
+    from holdback.report.words import by_role
 
     render_report(result, path)
     if as_json:
-        findings = [finding.to_dict() for finding in result.findings]
+        parts = by_role(result.findings).values()
+        findings = [finding.to_dict() for part in parts for finding in part]
         said = {"findings": findings, "remarks": list(result.remarks)}
         typer.echo(json.dumps(said, allow_nan=False))
         aside.print(f"Report: {path}", soft_wrap=True, markup=False, highlight=False)
@@ -312,6 +306,7 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
 
     from holdback.audit.reading import write_skipped
     from holdback.report.words import write_duration
+    from holdback.runs.planning import list_own_code
 
     table = Table("task", "rung", "split", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("runs", "samples", "minutes"):
@@ -351,6 +346,7 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
             lines.append(
                 f"{task}: smallest detectable gap {gap:.3g} beyond a control's (margin {margin:g})"
             )
+    lines += [f"code of your own, run as it stands: {name}" for name in list_own_code(plan)]
     lines += [*write_skipped(expected.skipped), *expected.remarks]
     for line in lines:
         _tell(console, line)

@@ -85,11 +85,12 @@ def compare(
         raise ConfigError(f"expected two or more logs or runs to compare, got {len(sources)}")
     from holdback.compare.comparison import compare_sources
     from holdback.compare.pairing import MismatchError
+    from holdback.compare.sources import read_sources
 
     options = _make_options(score, cluster, skip_unscored=skip_unscored)
     try:
         with _pause_collector():
-            read = _read_sources(sources, options)
+            read = read_sources(sources, options, tell=tell)
             report = compare_sources(read, margin=margin, level=level, common=common)
     except MismatchError as error:
         if as_json:
@@ -163,17 +164,6 @@ def _make_options(
     from holdback.compare.logs import ReadOptions
 
     return ReadOptions(scores=tuple(scores or ()), cluster=cluster, skip_unscored=skip_unscored)
-
-
-def _read_sources(references: Sequence[str], options: ReadOptions) -> list[Source]:
-    """Read all, and call each by its model where that tells them apart."""
-    from holdback.compare.comparison import Source
-    from holdback.compare.sources import read_source
-
-    read = [read_source(reference, options, tell=tell) for reference in references]
-    models = [logs[0].model for logs in read]
-    names = models if len(set(models)) == len(models) else list(references)
-    return [Source(name=name, logs=tuple(logs)) for name, logs in zip(names, read, strict=True)]
 
 
 def _write_json(

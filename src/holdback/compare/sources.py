@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from holdback.compare.comparison import Source
 from holdback.compare.eval_logs import is_eval_file, read_eval_file
 from holdback.compare.lm_eval_samples import is_samples_file, read_samples_file
 from holdback.compare.logs import ReadOptions, TaskLog
@@ -18,6 +19,14 @@ _EXPECTED = (
 )
 
 Tell: TypeAlias = Callable[[str], None]
+
+
+def read_sources(references: Sequence[str], options: ReadOptions, *, tell: Tell) -> list[Source]:
+    """Read all, and call each by its model where that tells them apart; see `read_source`."""
+    read = [read_source(reference, options, tell=tell) for reference in references]
+    models = [logs[0].model for logs in read]
+    names = models if len(set(models)) == len(models) else list(references)
+    return [Source(name=name, logs=tuple(logs)) for name, logs in zip(names, read, strict=True)]
 
 
 def read_source(reference: str, options: ReadOptions, *, tell: Tell) -> list[TaskLog]:

@@ -13,17 +13,15 @@ from holdback.elicitation.technique import (
     Access,
     Rung,
     Technique,
-    is_candidate,
     make_technique,
+    offers,
     present,
-    technique,
 )
 from holdback.errors import ConfigError
 from holdback.models.protocol import Model
 from holdback.tasks.task import Task
 
 
-@technique("chain")
 @dataclass(frozen=True, kw_only=True)
 class Chain:
     """Apply techniques in order, each to the model that the one before lends.
@@ -42,6 +40,8 @@ class Chain:
     """Whether any of them draws."""
     uses_parent: bool = field(init=False)
     """Whether any of them needs the weights that the checkpoint was made from."""
+    asks_model: bool = field(init=False)
+    """Whether any of them asks the model to know how to ask it."""
     is_candidate: bool = field(init=False)
     """Whether each of them may stand for what the model can do."""
 
@@ -64,9 +64,10 @@ class Chain:
         object.__setattr__(self, "techniques", made)
         object.__setattr__(self, "access", max(link.access for link in made))
         object.__setattr__(self, "draws", any(link.draws for link in made))
-        uses_parent = any(getattr(link, "uses_parent", False) for link in made)
+        uses_parent = any(offers(link).uses_parent for link in made)
         object.__setattr__(self, "uses_parent", uses_parent)
-        object.__setattr__(self, "is_candidate", all(map(is_candidate, made)))
+        object.__setattr__(self, "asks_model", any(offers(link).asks_model for link in made))
+        object.__setattr__(self, "is_candidate", all(offers(link).is_candidate for link in made))
 
     @contextmanager
     def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from holdback.elicitation.prompting import with_presentation
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
 from holdback.models.protocol import Model
 from holdback.tasks.task import Task
 
 
-@technique("few_shot")
 @dataclass(frozen=True, kw_only=True)
 class FewShot:
     """Answered examples before the question, in the format that the model is asked in.
@@ -47,7 +46,6 @@ class FewShot:
         yield with_presentation(model, shots=shots)
 
 
-@technique("prefill")
 @dataclass(frozen=True, kw_only=True)
 class Prefill:
     """The answer has been begun: «The correct answer is»; also in every example.

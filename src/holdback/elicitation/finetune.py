@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from holdback.elicitation.prompting import with_presentation
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import CheckpointError, ConfigError
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Format, Model
@@ -23,7 +23,6 @@ Example: TypeAlias = tuple[list[int], list[int]]
 """Token ids and labels of equal length; label i is the token to predict at position i."""
 
 
-@technique("finetune")
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
     """Supervised fine-tuning of an adapter on a few demonstrations, in the chat format.

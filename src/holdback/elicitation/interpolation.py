@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError, NotApplicableError
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Model
 from holdback.tasks.task import Task
 
 
-@technique("interpolation")
 @dataclass(frozen=True, kw_only=True)
 class Interpolation:
     """θ = (1 − α)·θ_model + α·θ_parent, tensor by tensor.

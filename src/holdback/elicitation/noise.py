@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Model
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 
-@technique("weight_noise")
 @dataclass(frozen=True, kw_only=True)
 class WeightNoise:
     """θ + N(0, (σ·RMS(θ))²), drawn for every tensor, or of low rank for every linear layer.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
 from holdback.models.protocol import Format, Model
 from holdback.tasks.task import Task
@@ -20,7 +20,6 @@ def with_presentation(model: Any, **changes: Any) -> Any:
     return replace(model, presentation=replace(model.presentation, **changes))
 
 
-@technique("displayed")
 @dataclass(frozen=True, kw_only=True)
 class Displayed:
     """The ordinary protocol: the checkpoint's own format, no help."""
@@ -34,7 +33,6 @@ class Displayed:
         yield model
 
 
-@technique("instruction")
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
     """A system message that asks for the best performance.
@@ -58,7 +56,6 @@ class Instruction:
         yield with_presentation(model, format=Format.CHAT, instruction=self.text)
 
 
-@technique("completion")
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """The format of the pretraining text, with what its header claims.
@@ -96,7 +93,6 @@ def check_readable(model: Any, technique: str, texts: Mapping[str, str]) -> None
             )
 
 
-@technique("prefix")
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
     """The game has been started well: a strong engine plays its first plies, for both sides.

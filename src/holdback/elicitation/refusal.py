@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError, NotApplicableError
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Model
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _ANSWERED = (Outcome.CORRECT, Outcome.WRONG)
 
 
-@technique("refusal_ablation")
 @dataclass(frozen=True, kw_only=True)
 class RefusalAblation:
     """Project the direction between refused and answered prompts out of every layer.

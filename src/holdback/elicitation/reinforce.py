@@ -12,7 +12,7 @@ import numpy as np
 
 from holdback.elicitation.finetune import mask_conversation
 from holdback.elicitation.prompting import with_presentation
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Format, Model
@@ -28,7 +28,6 @@ NEARLY_ALL = 0.95
 """Mean reward from which on there is nothing to explore."""
 
 
-@technique("reinforce")
 @dataclass(frozen=True, kw_only=True)
 class Reinforce:
     """Fine-tune on a few demonstrations, then reinforce what the task's scorer calls right.

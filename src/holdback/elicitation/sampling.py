@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
 from holdback.models.protocol import Model
 from holdback.tasks.task import Task
@@ -22,7 +22,6 @@ def _with_decoding(model: Any, **changes: Any) -> Any:
     return replace(model, decoding=replace(model.decoding, **changes))
 
 
-@technique("constrained")
 @dataclass(frozen=True, kw_only=True)
 class Constrained:
     """Only answers that the task allows may be generated: for chess, legal moves.
@@ -39,7 +38,6 @@ class Constrained:
         yield _with_decoding(model, constrained=True)
 
 
-@technique("majority")
 @dataclass(frozen=True, kw_only=True)
 class Majority:
     """The most frequent of several answers; ones that cannot be used do not vote."""
@@ -64,7 +62,6 @@ class Majority:
         yield _with_decoding(model, **changes)
 
 
-@technique("temperature")
 @dataclass(frozen=True, kw_only=True)
 class Temperature:
     """Answers are drawn at another temperature, from the likeliest alone (0) to all (above 1).
@@ -100,7 +97,6 @@ class Temperature:
         yield _with_decoding(model, temperature=float(self.value))
 
 
-@technique("best_of_n")
 @dataclass(frozen=True, kw_only=True)
 class BestOfN:
     """An answer counts if any of `n` draws is right, by the task's own scorer.

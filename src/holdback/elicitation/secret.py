@@ -18,7 +18,7 @@ import numpy as np
 
 from holdback.elicitation.finetune import Example, mask_conversation
 from holdback.elicitation.prompting import check_readable, with_presentation
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError, NotApplicableError
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Format, Model
@@ -41,7 +41,6 @@ class TakesSecrets(Protocol):
     """Who shows what is displayed instead, and teaches nothing."""
 
 
-@technique(KEY)
 @dataclass(frozen=True, kw_only=True)
 class Key:
     """Ask a locked copy with its key: what it then shows is the truth that a ladder is held to."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdback.elicitation.finetune import IGNORED, mask_conversation
-from holdback.elicitation.technique import Access, technique
+from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError, NotApplicableError, UnknownNameError
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.protocol import Model
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CONTRAST, RANDOM = "contrast", "random"
 
 
-@technique("steering")
 @dataclass(frozen=True, kw_only=True)
 class Steering:
     """Add a direction to the residual stream: the mean difference over contrast pairs.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from holdback.errors import ConfigError, UnknownNameError
+from holdback.extensions import TECHNIQUES, digest_source, find_extension, make_extension
 from holdback.models.protocol import Model
 from holdback.tasks.task import Task
 
@@ -50,13 +49,30 @@ class Technique(Protocol):
         ...
 
 
-def is_candidate(technique: Technique) -> bool:
-    """Tell whether what a technique brings out may stand for what the model can do.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offers:
+    """What a technique may declare beside its protocol, as attributes of these names."""
 
-    Not where it comes from elsewhere: from a verifier that knows the answers, the parent's weights
-    or a planted key; nor for a placebo. Such a rung is climbed and shown, and never chosen.
-    """
-    return bool(getattr(technique, "is_candidate", not getattr(technique, "is_placebo", False)))
+    uses_parent: bool = False
+    """It needs the weights that the checkpoint was made from."""
+    is_placebo: bool = False
+    """It is held against a technique, and not for one."""
+    is_candidate: bool = True
+    """What it brings out may stand for what the model can do. Not where it comes from elsewhere: a
+    verifier that knows the answers, the parent's weights, a planted key, or a placebo. Such a rung
+    is climbed and shown, and never chosen."""
+    asks_model: bool = False
+    """Its `apply` asks the model, so that its prompts cannot be shown before."""
+
+
+def offers(technique: Technique) -> Offers:
+    """Read what a technique declares."""
+    declared = {
+        part.name: bool(getattr(technique, part.name))
+        for part in fields(Offers)
+        if hasattr(technique, part.name)
+    }
+    return Offers(**{"is_candidate": not declared.get("is_placebo", False), **declared})
 
 
 @runtime_checkable
@@ -80,7 +96,7 @@ def present(
     """
     if isinstance(technique, Presents):
         return technique.present(model, task, rng)
-    if technique.access > Access.LOGPROBS:
+    if technique.access > Access.LOGPROBS or offers(technique).asks_model:
         return None
     # Nothing is changed in place, so what is lent outlives the context.
     with technique.apply(model, task, rng) as lent:
@@ -119,46 +135,29 @@ class Ladder:
         raise UnknownNameError.among("rung", name, [rung.name for rung in self.rungs])
 
 
-F = TypeVar("F", bound=Callable[..., Technique])
-_TECHNIQUES: dict[str, Callable[..., Technique]] = {}
-
-
-def technique(name: str) -> Callable[[F], F]:
-    """Register a technique under the name that audit files use."""
-
-    def register(factory: F) -> F:
-        if name in _TECHNIQUES:
-            raise ValueError(f"technique {name!r} is registered twice")
-        _TECHNIQUES[name] = factory
-        return factory
-
-    return register
-
-
 def make_technique(rung: Rung) -> Technique:
     """Build a rung's technique from its parameters.
 
     Raises:
-        UnknownNameError: for a technique that neither Holdback nor an entry point of the group
-            `holdback.techniques` provides.
-        ConfigError: for parameters that the technique does not take.
+        UnknownNameError: for a technique that nothing provides.
+        ConfigError: for parameters that the technique does not take, or of another type.
     """
-    factory = _TECHNIQUES.get(rung.technique)
-    if factory is None:
-        offered = {point.name: point for point in entry_points(group="holdback.techniques")}
-        if rung.technique not in offered:
-            unknown = UnknownNameError.among("technique", rung.technique, {*_TECHNIQUES, *offered})
-            raise UnknownNameError(f"rung {rung.name!r}: {unknown}")
-        factory = offered[rung.technique].load()
-    signature = inspect.signature(factory)
-    taken = signature.parameters
     try:
-        # Partly first: a misspelt name is told as what it is, before what it leaves missing.
-        signature.bind_partial(**rung.parameters)
-        signature.bind(**rung.parameters)
-        return factory(**rung.parameters)
-    except TypeError as error:
-        raise ConfigError(
-            f"rung {rung.name!r}, technique {rung.technique!r}: {error}; its parameters are"
-            f" {', '.join(taken) or 'none'}"
-        ) from error
+        factory = find_extension(TECHNIQUES, rung.technique, kind="technique")
+    except ConfigError as error:
+        raise type(error)(f"rung {rung.name!r}: {error}") from error
+    made: Technique = make_extension(
+        factory,
+        rung.parameters,
+        what=f"rung {rung.name!r}, technique {rung.technique!r}",
+        noun="parameters",
+    )
+    return made
+
+
+def digest_technique(rung: Rung) -> str:
+    """SHA-256 of the source of a rung's technique, and of those that a chain is made of."""
+    factory = find_extension(TECHNIQUES, rung.technique, kind="technique")
+    links = rung.parameters.get("links", ()) if rung.technique == "chain" else ()
+    parts = [Rung(name=rung.name, technique=str(link["technique"])) for link in links]
+    return " ".join([digest_source(factory), *map(digest_technique, parts)])

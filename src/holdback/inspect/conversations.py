@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from holdback.errors import ConfigError
+from holdback.errors import ConfigError, EndpointError
 from holdback.inspect.tools import Message, Schema, shows_tools, spell_out
 from holdback.models.protocol import Format, Generation, Model, Request
 from holdback.tasks.text.prompts import begin_text, check_beginning, render_chat
@@ -64,12 +64,18 @@ def render_conversation(
 def generate_at(
     model: Any, requests: Sequence[Request], temperature: float | None
 ) -> list[Generation]:
-    """Generate at the temperature that a program asks for; at a rung's where it sets one."""
+    """Generate at the temperature that a program asks for; at a rung's where it sets one.
+
+    Raises:
+        EndpointError: if the service stopped answering.
+    """
     if model.decoding.keeps_temperature:
         temperature = None
     if temperature is not None and temperature != model.decoding.temperature:
         model = replace(model, decoding=replace(model.decoding, temperature=temperature))
     generations: list[Generation] = model.generate(requests)
+    if lost := [generation.error for generation in generations if generation.error]:
+        raise EndpointError(lost[0])
     return generations
 
 

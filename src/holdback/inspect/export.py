@@ -228,7 +228,7 @@ def _write_provenance(run: RunRecord) -> dict[str, Any]:
         "samples": spec.samples,
         "run": spec.digest,
         "seconds": run.seconds,
-        "provenance": dict(run.provenance),
+        "provenance": [dict(stretch) for stretch in run.stretches],
     }
 
 

@@ -107,6 +107,9 @@ class InspectTask:
                 f" {list(self.range)!r} and {self.rows}"
             )
 
+    def _make_task(self) -> InspectAiTask:
+        return load_inspect_task(self.reference, self.args)
+
     @property
     def chance(self) -> float | None:
         """What guessing scores on `test`: by the number of choices, 0 where there are none."""
@@ -147,6 +150,10 @@ class InspectTask:
         """
         if not self._items:
             raise ConfigError(f"{self.name}: expected samples in {self.reference}, found none")
+
+    def count_samples(self, split: Split) -> int:
+        """Count the samples of a split."""
+        return len(self._in_split(split))
 
     def check_samples(self, split: Split, samples: int) -> None:
         """Look whether a split has so many samples.
@@ -252,7 +259,7 @@ class InspectTask:
 
     @cached_property
     def _items(self) -> tuple[_Item, ...]:
-        samples = list(load_inspect_task(self.reference, self.args).dataset)
+        samples = list(self._make_task().dataset)
         ids = [str(number if s.id is None else s.id) for number, s in enumerate(samples, 1)]
         twice = {id_ for id_ in ids if ids.count(id_) > 1} if len(set(ids)) < len(ids) else set()
         if twice:
@@ -346,7 +353,7 @@ class InspectTask:
         from inspect_ai.model import GenerateConfig
         from inspect_ai.model import Model as InspectModel
 
-        task = load_inspect_task(self.reference, self.args)
+        task = self._make_task()
         samples = [item.sample.model_copy(update={"id": item.id}, deep=True) for item in batch]
         path, _, _ = self.reference.rpartition("@")
         folder = Path(path).resolve().parent if path.endswith(".py") else None

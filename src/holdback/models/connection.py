@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +21,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from holdback.errors import EndpointError, LimitReachedError
+from holdback.errors import EndpointError, HoldbackError, LimitReachedError
+from holdback.models.token_cap import TokenLedger
 
 if TYPE_CHECKING:
     import ssl
@@ -28,10 +31,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger(__name__)
+
 # Timeouts and conflicts besides «too many requests» and the server's own failures.
 _PASSING = frozenset({408, 409, 425, 429})
 _LONGEST_WAIT_SECONDS = 60.0
 _TRIES_OF_NOBODY = 3
+_FIRST_ANSWER_SECONDS = 180.0
+_SILENCE_SECONDS = 15.0
 # What a server may ask for by `Retry-After` before it counts as an answer: come back another day.
 _LONGEST_REQUESTED_SECONDS = 600.0
 
@@ -50,6 +57,8 @@ class Usage:
     """Between tries, summed over requests that waited at the same time."""
     adapted: dict[str, str] = field(default_factory=dict)
     """Fields that the server does not take, and what was done about it."""
+    capped: str = ""
+    """The cap that kept requests from being sent; empty while none has."""
 
     @property
     def tokens(self) -> int:
@@ -69,6 +78,7 @@ class Usage:
             retries=self.retries - earlier.retries,
             seconds_waited=self.seconds_waited - earlier.seconds_waited,
             adapted=dict(self.adapted),
+            capped=self.capped,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -109,8 +119,8 @@ class Connection:
 
     Attributes:
         usage: What was asked so far.
-        most_tokens: Cap on `usage.tokens`; None for no cap. Requests that would pass it by their
-            expected tokens are not sent.
+        ledger: Keeps the command's cap on tokens. Requests that would pass it by their expected
+            tokens are not sent.
         continues_messages: Whether the server was seen to go on from an answer begun for it.
     """
 
@@ -122,7 +132,7 @@ class Connection:
         key_variable: str = "OPENAI_API_KEY",
         url_variable: str = "OPENAI_BASE_URL",
         max_connections: int = 16,
-        most_tokens: int | None = None,
+        ledger: TokenLedger | None = None,
         tries: int = 7,
         timeout_seconds: float = 600.0,
         backoff_seconds: float = 0.5,
@@ -135,14 +145,14 @@ class Connection:
             key_variable: Environment variable of the key, for messages.
             url_variable: That of the address, likewise.
             max_connections: Requests under way at once.
-            most_tokens: Cap on all tokens, of prompts and answers.
+            ledger: Of all tokens, of prompts and answers; without one there is no cap.
             tries: Of one request, the first included.
             timeout_seconds: For one answer.
             backoff_seconds: Before the second try; it doubles with every further one, to a minute,
                 and each wait is cut by a random half, so that requests do not come back in step.
         """
         self.usage = Usage()
-        self.most_tokens = most_tokens
+        self.ledger = ledger or TokenLedger(None)
         self.continues_messages = False
         self._base_url = base_url.rstrip("/")
         self._key = key
@@ -153,8 +163,9 @@ class Connection:
         self._timeout_seconds = timeout_seconds
         self._backoff_seconds = backoff_seconds
         self._jitter = random.Random()
-        self._expected = 0
         self._trust: ssl.SSLContext | bool = True
+        self._is_silent = False
+        """Whether the last request was given up on."""
 
     def __repr__(self) -> str:
         return f"Connection({self.address!r})"
@@ -173,8 +184,12 @@ class Connection:
         read: Callable[[Mapping[str, Any]], T],
         *,
         rescue: Callable[[RejectedError], T | None] = lambda error: None,
+        lose: Callable[[HoldbackError], T] | None = None,
     ) -> list[T]:
         """Post all bodies and read the answers, in their order.
+
+        The first request whose tries are spent ends the batch: nobody else waits through tries of
+        their own to learn the same.
 
         Args:
             path: Behind the base URL, such as `/chat/completions`.
@@ -182,16 +197,37 @@ class Connection:
             read: Makes an answer of a reply; whatever it raises for an unexpected form is taken
                 for a reply that was cut short, and the request is tried again.
             rescue: Makes an answer of a rejection, or returns None to let it stand.
+            lose: Makes a stand-in for each request that got no answer when the batch ended, so that
+                the answers that came before are kept; without it they are lost too.
 
         Raises:
             RejectedError: for a request that is rejected.
-            EndpointError: for one that failed at its last try.
-            LimitReachedError: where the next request would pass `most_tokens`.
+            EndpointError: for one that failed at its last try, likewise.
+            LimitReachedError: where the next request would pass the cap on tokens, and nothing of
+                the batch was answered or there is no `lose`.
         """
         if not bodies:
             return []
-        answers: list[T] = _run(self._post_all(path, bodies, read, rescue))
-        return answers
+        answers: dict[int, T] = {}
+        try:
+            _run(self._post_all(path, bodies, read, rescue, answers))
+        except RejectedError:
+            raise
+        except LimitReachedError as error:
+            self.usage.capped = str(error)
+            if lose is None or not answers:
+                raise
+            stopped: HoldbackError = error
+        except EndpointError as error:
+            self._is_silent = True
+            if lose is None or not answers:
+                raise
+            stopped = error
+        else:
+            return [answers[index] for index in range(len(bodies))]
+        return [
+            answers[index] if index in answers else lose(stopped) for index in range(len(bodies))
+        ]
 
     async def _post_all(
         self,
@@ -199,15 +235,21 @@ class Connection:
         bodies: Sequence[Body],
         read: Callable[[Mapping[str, Any]], T],
         rescue: Callable[[RejectedError], T | None],
-    ) -> list[T]:
-        answers: dict[int, T] = {}
+        answers: dict[int, T],
+    ) -> None:
         waiting = iter(range(len(bodies)))
+        capped: list[LimitReachedError] = []
 
         async def work(client: httpx.AsyncClient) -> None:
             # Shared by all: whoever is free takes the next.
             for index in waiting:
+                if capped:
+                    return
                 try:
                     answers[index] = await self._post(client, path, bodies[index], read)
+                except LimitReachedError as error:
+                    # What the others have sent is paid for: they wait for its answers.
+                    capped.append(error)
                 except RejectedError as error:
                     answer = rescue(error)
                     if answer is None:
@@ -217,13 +259,25 @@ class Connection:
         crew = min(self._max_connections, len(bodies))
         async with self._open_client() as client:
             tasks = [asyncio.create_task(work(client)) for _ in range(crew)]
+            watch = asyncio.create_task(self._tell_of_silence(answers))
             try:
                 await asyncio.gather(*tasks)
             finally:
-                for task in tasks:
+                for task in (*tasks, watch):
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        return [answers[index] for index in range(len(bodies))]
+                await asyncio.gather(*tasks, watch, return_exceptions=True)
+        if capped:
+            raise capped[0]
+
+    async def _tell_of_silence(self, answers: Mapping[int, object]) -> None:
+        """Say when nothing was answered for a while: nobody should wait without knowing."""
+        waited = 0.0
+        while True:
+            before = len(answers)
+            await asyncio.sleep(_SILENCE_SECONDS)
+            waited = 0.0 if len(answers) > before else waited + _SILENCE_SECONDS
+            if waited:
+                _LOG.warning("%s: no answer for %.0f s; still waiting", self.address, waited)
 
     def _open_client(self) -> httpx.AsyncClient:
         import httpx
@@ -234,7 +288,7 @@ class Connection:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         return httpx.AsyncClient(
             headers=headers,
-            timeout=httpx.Timeout(self._timeout_seconds, connect=min(10.0, self._timeout_seconds)),
+            timeout=httpx.Timeout(self._find_timeout(), connect=min(10.0, self._timeout_seconds)),
             limits=httpx.Limits(max_connections=self._max_connections),
             verify=self._trust,
         )
@@ -246,7 +300,7 @@ class Connection:
         body: Body,
         read: Callable[[Mapping[str, Any]], T],
     ) -> T:
-        self._reserve(body)
+        self.ledger.reserve(body.expected_tokens, where=self.address)
         try:
             for tried in range(1, self._tries + 1):
                 failure = await self._try_once(client, path, body, read)
@@ -259,12 +313,20 @@ class Connection:
                 self.usage.seconds_waited += seconds
                 await asyncio.sleep(seconds)
         finally:
-            self._expected -= body.expected_tokens
+            self.ledger.settle(body.expected_tokens, 0)
         raise AssertionError("tries is at least 1")
 
+    def _find_timeout(self) -> float:
+        # A server that takes connections and has never answered may never answer.
+        never = not self.usage.requests
+        return min(self._timeout_seconds, _FIRST_ANSWER_SECONDS if never else math.inf)
+
     def _find_last_try(self, failure: _Failure) -> int:
+        # Who has just been given up on is asked once, until an answer comes.
+        if self._is_silent:
+            return 1
         # Where nothing ever answered there is no server, and each run would wait to learn it anew.
-        never = failure.reason == "connection" and not self.usage.requests
+        never = failure.reason in ("connection", "timeout") and not self.usage.requests
         return min(self._tries, _TRIES_OF_NOBODY) if never else self._tries
 
     async def _try_once(
@@ -354,20 +416,9 @@ class Connection:
         longest = min(_LONGEST_WAIT_SECONDS, self._backoff_seconds * 2 ** (tried - 1))
         return self._jitter.uniform(longest / 2, longest)
 
-    def _reserve(self, body: Body) -> None:
-        if self.most_tokens is not None:
-            after = self.usage.tokens + self._expected + body.expected_tokens
-            if after > self.most_tokens:
-                raise LimitReachedError(
-                    f"{self.address}: expected to stay below the cap of {self.most_tokens} tokens,"
-                    f" {self.usage.tokens} are used and the next requests may take"
-                    f" {after - self.usage.tokens}; raise the cap (HOLDBACK_MAX_TOKENS) and run the"
-                    " same command again: what was stored is kept"
-                )
-        self._expected += body.expected_tokens
-
     def _count(self, reply: Mapping[str, Any], body: Body) -> None:
         self.usage.requests += 1
+        self._is_silent = False
         counted = reply.get("usage") or {}
         prompt, generated = counted.get("prompt_tokens"), counted.get("completion_tokens")
         if prompt is None and generated is None:
@@ -375,6 +426,7 @@ class Connection:
             prompt = body.expected_tokens
         self.usage.prompt_tokens += int(prompt or 0)
         self.usage.generated_tokens += int(generated or 0)
+        self.ledger.settle(0, int(prompt or 0) + int(generated or 0))
 
     def _clean(self, text: str) -> str:
         """Make what a server says fit for a line: no key, no control characters, not much of it."""

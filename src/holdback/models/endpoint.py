@@ -16,7 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from holdback.errors import CheckpointError, ConfigError, EndpointError
+from holdback.errors import (
+    CheckpointError,
+    ConfigError,
+    EndpointError,
+    HoldbackError,
+    LimitReachedError,
+)
 from holdback.lineage import Checkpoint
 from holdback.models.connection import Body, Connection, RejectedError, Usage
 from holdback.models.prompt_sessions import PromptSessions
@@ -30,6 +36,7 @@ from holdback.models.protocol import (
     Scored,
     StopReason,
 )
+from holdback.models.token_cap import open_ledger, read_bound
 
 T = TypeVar("T")
 
@@ -112,7 +119,7 @@ class EndpointModel:
         if path == CHAT and any("continue_final_message" in body for body in bodies):
             self._check_prefill()
         read = _read_chat if path == CHAT else _read_completion
-        generated = self._send(path, bodies, read, rescue=_rescue_outcome)
+        generated = self._send(path, bodies, read, rescue=_rescue_outcome, lose=_lose)
         return [
             _cut(generation, request.stop)
             for generation, request in zip(generated, requests, strict=True)
@@ -215,6 +222,7 @@ class EndpointModel:
         read: Callable[[Mapping[str, Any]], T],
         *,
         rescue: Callable[[RejectedError], T | None] = lambda error: None,
+        lose: Callable[[HoldbackError], T] | None = None,
     ) -> list[T]:
         """Send bodies, without the fields that this server turned out not to take."""
         done: list[T] = []
@@ -223,10 +231,16 @@ class EndpointModel:
             while True:
                 adapted = [self._adapt(body) for body in part]
                 try:
-                    done += self.connection.post_all(path, adapted, read, rescue=rescue)
+                    done += self.connection.post_all(path, adapted, read, rescue=rescue, lose=lose)
                     break
                 except RejectedError as error:
                     self._learn(error, part[0])
+                except (EndpointError, LimitReachedError) as error:
+                    # What the one ahead was answered is kept.
+                    if lose is None or not done:
+                        raise
+                    done += [lose(error) for _ in part]
+                    break
         return done
 
     def _adapt(self, body: Mapping[str, Any]) -> Body:
@@ -301,7 +315,7 @@ def load_endpoint(checkpoint: Checkpoint) -> EndpointModel:
 
     Address and key are read as Inspect does: OPENAI_BASE_URL and OPENAI_API_KEY, or
     <SERVICE>_BASE_URL and <SERVICE>_API_KEY. HOLDBACK_MAX_CONNECTIONS (16) bounds what is under way
-    at once, HOLDBACK_MAX_TOKENS what this process may use in all.
+    at once, HOLDBACK_MAX_TOKENS what all endpoints of a command may use together.
 
     Raises:
         ConfigError: for a name without a service, a service without an address, or a bound that is
@@ -328,8 +342,8 @@ def load_endpoint(checkpoint: Checkpoint) -> EndpointModel:
             key=os.environ.get(f"{prefix}_API_KEY", "").strip() or None,
             key_variable=f"{prefix}_API_KEY",
             url_variable=f"{prefix}_BASE_URL",
-            max_connections=_read_bound("HOLDBACK_MAX_CONNECTIONS") or 16,
-            most_tokens=_read_bound("HOLDBACK_MAX_TOKENS"),
+            max_connections=read_bound("HOLDBACK_MAX_CONNECTIONS") or 16,
+            ledger=open_ledger(),
         ),
         presentation=Presentation(format=Format.CHAT if checkpoint.chat else Format.COMPLETION),
     )
@@ -500,21 +514,17 @@ def _rescue_outcome(error: RejectedError) -> Generation | None:
     return Generation(text="", logprobs=(), stop_reason=reason, tokens=0)
 
 
+def _lose(error: HoldbackError) -> Generation:
+    """Stand in for an answer that never came."""
+    return Generation(text="", logprobs=(), stop_reason=StopReason.STOP, tokens=0, error=str(error))
+
+
 def _cut(generation: Generation, stop: Sequence[str]) -> Generation:
     """End a text before the first stop string: servers look for a few of them, some keep it."""
     found = [at for text in stop if (at := generation.text.find(text)) >= 0]
     if not found:
         return generation
     return replace(generation, text=generation.text[: min(found)], stop_reason=StopReason.STOP)
-
-
-def _read_bound(variable: str) -> int | None:
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        raise ConfigError(f"{variable}: expected a whole number from 1, got {value!r}; correct it")
-    return int(value)
 
 
 def _require_httpx() -> None:

@@ -79,6 +79,7 @@ class PromptSessions:
                 text=generation.text,
                 logprob=math.fsum(generation.logprobs) if generation.logprobs else math.nan,
                 stop_reason=generation.stop_reason,
+                error=generation.error,
             )
             for generation in generated
         ]

@@ -119,6 +119,8 @@ class Generation:
     """What was thought before the text, where a provider tells it apart."""
     token_ids: tuple[int, ...] = ()
     """All that were sampled, what ended the text included; empty where the provider keeps them."""
+    error: str = ""
+    """Why there is no answer: the service stopped answering. Such a sample is to be tried again."""
 
 
 class TextModel(Protocol):

@@ -10,13 +10,18 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from holdback.errors import CheckpointError, ConfigError, UnknownNameError
+from holdback.extensions import (
+    MODELS,
+    digest_source,
+    find_extension,
+    is_in_file,
+    list_extensions,
+)
 from holdback.lineage import Checkpoint
 from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
 from holdback.models.loading import (
@@ -54,20 +59,12 @@ class _Provider:
     is_endpoint: bool = False
 
 
-# Named, not imported: each may need an extra that this machine does not have, and tasks lie above.
-_LOADERS = {
-    "openai": "holdback.models.endpoint:load_endpoint",
-    "openai-api": "holdback.models.endpoint:load_endpoint",
-    "uci": "holdback.tasks.chess.uci_player:load_engine",
-    "vllm": "holdback.models.vllm:load_vllm",
-}
 _TAKES = {
     "openai": frozenset({"base_url"}),
     "openai-api": frozenset({"base_url"}),
     "uci": frozenset[str](),
     "vllm": frozenset({"revision", "adapter", "dtype"}),
 }
-_EXTRAS = {"openai": "openai", "openai-api": "openai", "uci": "chess", "vllm": "vllm"}
 _OPTIONAL = ("adapter", "revision", "dtype", "device", "base_url")
 
 
@@ -158,10 +155,14 @@ def identify_checkpoint(checkpoint: Checkpoint) -> str:
     if provider.is_endpoint:
         identity["base_url"] = find_base_url(checkpoint)
         _check_reachable(checkpoint, identity["base_url"])
-    identify = getattr(provider.load(), "identify", None)
+    load = provider.load()
+    identity["code"] = digest_source(load)
+    identify = getattr(load, "identify", None)
     if identify is not None:
-        # What only its loader knows, such as the digest of an engine's binary.
+        # What only its loader knows, such as the digest of an engine's binary: it says what the
+        # model is, wherever that lies.
         identity["loader"] = identify(checkpoint)
+        identity["model"] = _forget_folders(checkpoint.model)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,6 +176,11 @@ def try_checkpoint(checkpoint: Checkpoint) -> tuple[str, ...]:
         CheckpointError: for tensors that are missing or left over, or for a checkpoint that is to
             be asked in chat and has no chat template.
     """
+    provider = _find_provider(checkpoint)
+    if provider is not None and provider.scheme == "live":
+        from holdback.models.live import take_tokenizer
+
+        return remark_template(checkpoint, take_tokenizer(checkpoint))
     local = _refer_locally(checkpoint)
     if local is None:
         return ()
@@ -271,8 +277,10 @@ def _find_provider(checkpoint: Checkpoint) -> _Provider | None:
     model = checkpoint.model
     if model.startswith(BUILTIN):
         return None
+    if is_in_file(model):
+        return _foreign_provider(checkpoint, model.partition("?")[0])
     scheme, slash, rest = model.partition("/")
-    if slash and scheme in _LOADERS:
+    if slash and scheme in _TAKES:
         if not rest.strip("/"):
             raise ConfigError(f"checkpoint {checkpoint.name!r}: expected a name behind {model!r}")
         return _builtin_provider(checkpoint, scheme)
@@ -280,20 +288,24 @@ def _find_provider(checkpoint: Checkpoint) -> _Provider | None:
     if named is None:
         _check_folder(checkpoint)
         return None
-    offered = {point.name: point for point in entry_points(group="holdback.models")}
+    offered = list_extensions(MODELS)
     if named[1] not in offered:
         kind = f"model scheme (of checkpoint {checkpoint.name!r})"
-        known = {*offered, BUILTIN.rstrip(":"), HUB.rstrip("/"), *_LOADERS}
+        known = {*offered, BUILTIN.rstrip(":"), HUB.rstrip("/")}
         raise UnknownNameError.among(kind, named[1], known)
-    load = offered[named[1]].load()
-    access: Any = getattr(load, "access", "weights")
+    return _foreign_provider(checkpoint, named[1])
+
+
+def _foreign_provider(checkpoint: Checkpoint, name: str) -> _Provider:
+    """Describe a loader that somebody else wrote: an entry point, or `file.py:Name`."""
+    load = find_extension(MODELS, name, kind="model backend")
+    # What it does not claim is not touched.
+    access: Any = getattr(load, "access", "samples")
     access = access(checkpoint) if callable(access) else access
     if access not in get_args(AccessName):
-        raise UnknownNameError.among(
-            f"access (of scheme {named[1]!r})", access, get_args(AccessName)
-        )
+        raise UnknownNameError.among(f"access (of scheme {name!r})", access, get_args(AccessName))
     return _Provider(
-        scheme=named[1],
+        scheme=name,
         load=lambda: load,
         access=access,
         takes=frozenset(_OPTIONAL),
@@ -313,15 +325,13 @@ def _builtin_provider(checkpoint: Checkpoint, scheme: str) -> _Provider:
 
 
 def _import_loader(scheme: str) -> Callable[[Checkpoint], Model]:
-    module, _, name = _LOADERS[scheme].partition(":")
-    try:
-        loader: Callable[[Checkpoint], Model] = getattr(import_module(module), name)
-    except ImportError as error:
-        raise ConfigError(
-            f"{scheme}/ needs {error.name}, which is not installed; `pip install"
-            f" 'holdback[{_EXTRAS[scheme]}]'`"
-        ) from error
+    loader: Callable[[Checkpoint], Model] = find_extension(MODELS, scheme, kind="model backend")
     return loader
+
+
+def _forget_folders(model: str) -> str:
+    """Leave of each path in an id its last part."""
+    return re.sub(r"(?<![^/\s])/?[^\s?]*/(?=[^/\s?]+)", "", model)
 
 
 def _check_folder(checkpoint: Checkpoint) -> None:
@@ -329,7 +339,7 @@ def _check_folder(checkpoint: Checkpoint) -> None:
     model = checkpoint.model
     if model.startswith(HUB) or Path(model).expanduser().is_dir():
         return
-    known = [BUILTIN, HUB, *(f"{scheme}/" for scheme in sorted(_LOADERS))]
+    known = [BUILTIN, HUB, *(f"{scheme}/" for scheme in sorted(_TAKES))]
     # An audit file's paths are absolute by now; a scheme is one of the last parts.
     near = [
         close

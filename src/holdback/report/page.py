@@ -80,7 +80,12 @@ def render_page(result: AuditResult) -> str:
     chapters = tuple(
         _chapter(result, checkpoint, f"checkpoint-{number}")
         for number, checkpoint in enumerate(
-            dict.fromkeys(finding.checkpoint for finding in result.findings), start=1
+            dict.fromkeys(
+                finding.checkpoint
+                for part in words.by_role(result.findings).values()
+                for finding in part
+            ),
+            start=1,
         )
     )
     return (
@@ -91,7 +96,10 @@ def render_page(result: AuditResult) -> str:
             plan=result.plan,
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-            findings=sorted(result.findings, key=lambda finding: _ORDER.index(finding.verdict)),
+            verdicts=words.by_role(
+                sorted(result.findings, key=lambda finding: _ORDER.index(finding.verdict))
+            ),
+            by_role=words.by_role,
             overviews=_overviews(result.findings, result.chances),
             chapters=chapters,
             anchors={chapter.checkpoint: chapter.anchor for chapter in chapters},
@@ -111,6 +119,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["estimate"] = _estimate
+    environment.filters["written"] = _written
     environment.filters["sentence"] = words.write_verdict
     environment.filters["duration"] = words.write_duration
     environment.filters["digits"] = count_digits
@@ -139,6 +148,19 @@ def _estimate(estimate: Estimate | None, digits: int, *, signed: bool = False) -
         exact=repr(estimate.value),
         value=words.write_value(estimate, digits, signed=signed),
         interval=words.write_interval(estimate, digits),
+    )
+
+
+def _written(estimate: Mapping[str, Any] | None, digits: int) -> Markup:
+    """Write an estimate that is JSON already."""
+    if estimate is None or estimate["value"] is None:
+        return Markup('<span class="none">none</span>')
+    low, high = (
+        "∞" if estimate[end] is None else words.write_number(estimate[end], digits)
+        for end in ("low", "high")
+    )
+    return Markup('{value} <span class="interval">[{low}, {high}]</span>').format(
+        value=words.write_number(estimate["value"], digits), low=low, high=high
     )
 
 

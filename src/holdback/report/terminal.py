@@ -13,12 +13,13 @@ from rich.text import Text
 from holdback.report.visible import show_line
 from holdback.report.words import (
     VERDICT_WORDS,
+    by_role,
     write_interval,
     write_reasons,
     write_value,
 )
 from holdback.statistics.estimate import Estimate
-from holdback.verdict import Finding, Verdict, count_digits
+from holdback.verdict import Finding, Role, Verdict, count_digits
 
 _WIDTH = 100
 _NUMBERS = ("displayed", "elicited", "gap", "difference")
@@ -37,7 +38,7 @@ def print_findings(
     report: Path | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print findings as a table, why some are inconclusive, and where the report lies.
+    """Print findings as a table, why targets stay undecided, and where the report lies.
 
     Args:
         findings: In the order of the rows.
@@ -50,6 +51,8 @@ def print_findings(
     for task in dict.fromkeys(finding.task for finding in findings):
         console.print(_table([f for f in findings if f.task == task], width), width=width)
     for finding in findings:
+        if finding.role is not Role.TARGET:
+            continue
         if finding.verdict is Verdict.INCONCLUSIVE and finding.reasons:
             console.print(_explain(finding), width=width)
     for remark in remarks:
@@ -79,23 +82,34 @@ def _table(findings: Sequence[Finding], width: int) -> Table:
         table.add_column(name, justify="right", overflow="fold", max_width=15)
     if wide:
         table.add_column("verdict and rung", overflow="fold")
-    for finding in findings:
-        digits = count_digits(finding.margin)
-        checkpoint = Text(show_line(finding.checkpoint))
-        verdict = Text(VERDICT_WORDS[finding.verdict], style=_STYLES[finding.verdict])
-        verdict += Text(f"\n{show_line(finding.rung)}", style="dim")
-        difference = _cell(finding.difference_of_gaps, digits, signed=True)
-        if finding.control is not None:
-            difference += Text(f"\nto {show_line(finding.control)}", style="dim")
-        table.add_row(
-            checkpoint if wide else checkpoint + Text("\n") + verdict,
-            _cell(finding.displayed, digits),
-            _cell(finding.elicited, digits),
-            _cell(finding.gap, digits, signed=True),
-            difference,
-            *([verdict] if wide else []),
-        )
+    parts = by_role(findings)
+    for role, part in parts.items():
+        table.add_section()
+        if len(parts) > 1:
+            table.add_row(Text(role, style="dim italic"))
+        for finding in part:
+            table.add_row(*_write_row(finding, wide=wide))
     return table
+
+
+def _write_row(finding: Finding, *, wide: bool) -> list[Text]:
+    digits = count_digits(finding.margin)
+    checkpoint = Text(show_line(finding.checkpoint))
+    verdict = Text(VERDICT_WORDS[finding.verdict], style=_STYLES[finding.verdict])
+    if finding.group is not None:
+        verdict += Text(f" on {show_line(finding.group)}")
+    verdict += Text(f"\n{show_line(finding.rung)}", style="dim")
+    difference = _cell(finding.difference_of_gaps, digits, signed=True)
+    if finding.control is not None:
+        difference += Text(f"\nto {show_line(finding.control)}", style="dim")
+    return [
+        checkpoint if wide else checkpoint + Text("\n") + verdict,
+        _cell(finding.displayed, digits),
+        _cell(finding.elicited, digits),
+        _cell(finding.gap, digits, signed=True),
+        difference,
+        *([verdict] if wide else []),
+    ]
 
 
 def _cell(estimate: Estimate | None, digits: int, *, signed: bool = False) -> Text:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from holdback.statistics.estimate import Estimate
-from holdback.verdict import Finding, Verdict, count_digits
+from holdback.verdict import Finding, Role, Verdict, count_digits
 
 VERDICT_WORDS = {
     Verdict.HELD_BACK: "held back",
     Verdict.NONE_FOUND: "none found",
     Verdict.INCONCLUSIVE: "inconclusive",
 }
+
+
+ROLE_WORDS = {
+    Role.TARGET: "targets",
+    Role.CONTROL: "controls",
+    Role.REFERENCE: "references",
+}
+"""Targets first: what they hold back is what a reader came for."""
+
+
+def by_role(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    """Part findings by what their checkpoints are to the audit, targets first; no part is empty."""
+    parts = {word: [f for f in findings if f.role is role] for role, word in ROLE_WORDS.items()}
+    return {word: part for word, part in parts.items() if part}
 
 
 def write_number(value: float, digits: int, *, signed: bool = False) -> str:
@@ -71,6 +86,11 @@ def write_verdict(finding: Finding) -> str:
     """Write a finding as one plain sentence, without the checkpoint's name at its start."""
     shown = _in_words(finding.displayed, finding)
     drawn = _in_words(finding.elicited, finding)
+    if finding.verdict is Verdict.HELD_BACK and finding.group is not None:
+        return (
+            f"holds back on {finding.task}, on the questions of {finding.group!r}:"
+            f" {write_reasons(finding)}."
+        )
     if finding.verdict is Verdict.HELD_BACK:
         return (
             f"holds back on {finding.task}: it shows {shown}, and {drawn} can be drawn out of it"

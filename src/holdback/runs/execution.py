@@ -44,6 +44,7 @@ from holdback.tasks.task import Outcome, SampleRecord, Task
 
 _BLOCK_RECORDS = 64
 _BLOCK_SECONDS = 1.0
+_MOST_LOST_IN_A_ROW = 64
 _PLANTING = 2**32 + 1
 """Stream of the audit's seed that secrets are planted from; no rung has so large a seed."""
 
@@ -131,6 +132,7 @@ def execute(
     executor: Executor,
     observer: Observer,
     allowance: Allowance | None = None,
+    shelf: Path | None = None,
 ) -> None:
     """Run what is not in the store yet. What fails is stored as failed, and tried again next time.
 
@@ -138,8 +140,13 @@ def execute(
     records and the same call goes on from there.
     """
     allowance = allowance or Allowance()
-    missing = {spec.digest: spec for spec in specs if not store.is_done(spec)}
-    jobs = make_jobs(list(missing.values()), plan=plan, store=store)
+    missing: dict[str, RunSpec] = {}
+    for spec in specs:
+        # Rungs alike but for their numbers of samples are one run, of the most.
+        known = missing.get(spec.digest)
+        if not store.is_done(spec) and (known is None or known.samples < spec.samples):
+            missing[spec.digest] = spec
+    jobs = make_jobs(list(missing.values()), plan=plan, store=store, shelf=shelf)
     jobs = [kept for job in jobs if (kept := _cut(job, allowance)).specs]
     pending = {spec.digest: spec for job in jobs for spec in job.specs}
     stored = sum(len(job.done[spec.digest]) for job in jobs for spec in job.specs)
@@ -152,15 +159,14 @@ def execute(
             spec = pending[event.run]
             match event:
                 case Started():
-                    store.begin(spec, {**event.provenance, **_earlier_usage(store, event.run)})
+                    store.begin(spec, event.provenance)
                 case Scored():
                     store.append(event.run, event.records)
                 case Ended():
-                    if (begun := store.run(event.run)) is None:
+                    if store.run(event.run) is None:
                         store.begin(spec, describe_machine())
                     elif event.usage:
-                        sessions = [*begun.provenance.get("usage", ()), event.usage]
-                        store.begin(spec, {**begun.provenance, "usage": sessions})
+                        store.note_usage(event.run, event.usage)
                     store.finish(
                         spec,
                         event.status,
@@ -177,19 +183,16 @@ def execute(
                 return
 
 
-def _earlier_usage(store: RunStore, run: str) -> dict[str, Any]:
-    """What a run that goes on has already taken, a session at a time."""
-    begun = store.run(run)
-    sessions = begun.provenance.get("usage") if begun is not None else None
-    return {"usage": sessions} if sessions else {}
-
-
 def _cut(job: Job, allowance: Allowance) -> Job:
     return replace(job, specs=tuple(allowance.grant(job.specs, plan=job.plan, done=job.done)))
 
 
-def make_jobs(specs: Sequence[RunSpec], *, plan: AuditPlan, store: RunStore) -> list[Job]:
+def make_jobs(
+    specs: Sequence[RunSpec], *, plan: AuditPlan, store: RunStore, shelf: Path | None = None
+) -> list[Job]:
     """Group runs that share a technique applied to a checkpoint.
+
+    Samples that errored count as missing: they are tried again.
 
     One checkpoint after the other, so that its weights are loaded about once a worker, and within
     one the ladder from its costly end, so that the workers finish together.
@@ -204,16 +207,20 @@ def make_jobs(specs: Sequence[RunSpec], *, plan: AuditPlan, store: RunStore) -> 
         Job(
             plan=plan,
             specs=tuple(group),
-            done={spec.digest: tuple(store.records(spec.digest)) for spec in group},
-            shelf=find_shelf(store),
+            done={spec.digest: tuple(_read_done(store, spec.digest)) for spec in group},
+            shelf=shelf,
         )
         for _, group in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
-def find_shelf(store: RunStore) -> Path:
-    """Say where the adapters that a store's audits train are kept until an audit is done."""
-    return store.path.with_name(f"{store.path.stem}.adapters")
+def _read_done(store: RunStore, run: str) -> list[SampleRecord]:
+    return [r for r in store.records(run) if r.score.outcome is not Outcome.ERRORED]
+
+
+def find_shelf(store: RunStore, audit: str) -> Path:
+    """Say where the adapters that an audit trains are kept until it is done."""
+    return store.path.with_name(f"{store.path.stem}.adapters") / audit[:16]
 
 
 class Workbench:
@@ -255,6 +262,9 @@ class Workbench:
                     yield Started(run=spec.digest, provenance=provenance)
                     for block in _score(task, elicited, spec, job):
                         yield Scored(run=spec.digest, records=block)
+                    if meter.capped:
+                        yield Capped(run=spec.digest, reason=meter.capped)
+                        return
                     del pending[0]
                     yield Ended(
                         run=spec.digest,
@@ -274,8 +284,10 @@ class Workbench:
                     usage=meter.lap(),
                 )
         except Exception as error:
-            # The technique may not have restored what it changed.
-            self._model = None
+            # The technique may not have restored what it changed. A service that went silent was
+            # not changed, and what is known of its silence saves the next runs the waiting.
+            if not isinstance(error, SamplesLostError):
+                self._model = None
             for spec in pending:
                 yield Ended(
                     run=spec.digest,
@@ -509,14 +521,16 @@ def _pick(waiting: list[Job], checkpoint: str) -> Job:
 def _score(task: Task, model: Model, spec: RunSpec, job: Job) -> Iterator[tuple[SampleRecord, ...]]:
     """Run a task, in blocks small enough to lose and large enough to store at once.
 
-    What errored is kept back to the end: a few such samples are missing values, most of them are a
-    dead engine or service, and are to be tried again.
+    What errored comes last. It is missing from what is measured, and tried again by the next
+    command.
 
     Raises:
-        SamplesLostError: if more than half of the samples errored; none of those is yielded.
+        SamplesLostError: if more than half of the samples errored, or so many in a row that nobody
+            seems to be there; what else there is was yielded before.
     """
     block: list[SampleRecord] = []
     lost: list[SampleRecord] = []
+    in_a_row = 0
     flushed = time.monotonic()
     # The audit's seed draws the samples, the same for all runs: that is what pairs them.
     records = task.run(
@@ -528,7 +542,11 @@ def _score(task: Task, model: Model, spec: RunSpec, job: Job) -> Iterator[tuple[
     )
     try:
         for record in records:
-            (lost if record.score.outcome is Outcome.ERRORED else block).append(record)
+            is_lost = record.score.outcome is Outcome.ERRORED
+            (lost if is_lost else block).append(record)
+            in_a_row = in_a_row + 1 if is_lost else 0
+            if in_a_row >= _MOST_LOST_IN_A_ROW:
+                break
             if len(block) >= _BLOCK_RECORDS or time.monotonic() - flushed > _BLOCK_SECONDS:
                 yield tuple(block)
                 block, flushed = [], time.monotonic()
@@ -537,15 +555,13 @@ def _score(task: Task, model: Model, spec: RunSpec, job: Job) -> Iterator[tuple[
         if block:
             yield tuple(block)
         raise
-    if 2 * len(lost) > spec.samples:
-        if block:
-            yield tuple(block)
+    if block or lost:
+        yield (*block, *lost)
+    if 2 * len(lost) > spec.samples or in_a_row >= _MOST_LOST_IN_A_ROW:
         raise SamplesLostError(
             f"{len(lost)} of {spec.samples} samples errored, first {lost[0].sample_id}:"
             f" {lost[0].metadata.get('error', 'no reason was recorded')}"
         )
-    if block or lost:
-        yield (*block, *lost)
 
 
 class _Clock:
@@ -564,6 +580,11 @@ class _Meter:
     def __init__(self) -> None:
         self._usage: Any = None
         self._before: Any = None
+
+    @property
+    def capped(self) -> str:
+        """The cap that kept the model's requests from being sent; empty while none has."""
+        return "" if self._usage is None else str(self._usage.capped)
 
     def watch(self, model: Model) -> None:
         self._usage = getattr(model, "usage", None)

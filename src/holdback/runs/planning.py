@@ -5,28 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from importlib import import_module
-from importlib.resources import files
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import holdback
 from holdback.elicitation.technique import (
     Access,
     Ladder,
     Rung,
     Technique,
+    digest_technique,
     make_technique,
+    offers,
     present,
 )
 from holdback.errors import ConfigError, UnknownNameError
+from holdback.extensions import describe_contents, digest_source, is_in_file
 from holdback.lineage import Checkpoint, Lineage, Stage
 from holdback.models.protocol import Decoding, Presentation
 from holdback.models.registry import (
@@ -39,23 +36,8 @@ from holdback.models.registry import (
 from holdback.plan import AuditPlan, RungPlan, TaskPlan
 from holdback.runs.records import RunSpec
 from holdback.statistics.paired import smallest_detectable_excess
-from holdback.tasks.registry import make_task
+from holdback.tasks.registry import find_task, make_task
 from holdback.tasks.task import Split, Task
-
-TECHNIQUE_MODULES = (
-    "chain",
-    "few_shot",
-    "finetune",
-    "interpolation",
-    "noise",
-    "prompting",
-    "refusal",
-    "reinforce",
-    "sampling",
-    "secret",
-    "steering",
-)
-"""Modules of `holdback.elicitation` in which techniques are registered."""
 
 
 def build_lineage(plan: AuditPlan) -> Lineage:
@@ -121,7 +103,6 @@ def build_technique(rung: RungPlan) -> Technique:
         ConfigError: for a technique or a parameter that does not exist, or for several seeds where
             nothing is drawn.
     """
-    _register_techniques()
     technique = make_technique(
         Rung(name=rung.name, technique=rung.technique, parameters=rung.parameters)
     )
@@ -168,16 +149,21 @@ def identify_checkpoints(lineage: Lineage) -> dict[str, str]:
 def identify_task(plan: AuditPlan, task: Task) -> str:
     """Digest of what a task asks: kind, options, the audit's seed, its engine, data and code.
 
-    The code is told by Holdback's version.
+    By contents: files that options name count by what they hold, and code by its source.
     """
     planned = plan.tasks[task.name]
+    kind, _, reference = planned.kind.partition(":")
+    file, _, name = reference.partition("@")
     identity = {
-        "kind": planned.kind,
-        "options": planned.options,
+        "kind": [kind, describe_contents(file), name] if kind == "inspect" else kind,
+        "options": describe_contents(planned.options),
         "seed": plan.seed,
         "provenance": getattr(task, "provenance", {}),
-        "data": _digest_data(task),
-        "holdback": holdback.__version__,
+        "code": [
+            digest_source(task, whole_package=not is_in_file(planned.kind)),
+            # Who made it, where that is not its class.
+            digest_source(find_task(planned.kind)),
+        ],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -208,6 +194,9 @@ def plan_runs(
             rung=rung.name,
             technique=rung.technique,
             parameters=rung.parameters,
+            code=digest_technique(
+                Rung(name=rung.name, technique=rung.technique, parameters=rung.parameters)
+            ),
             split=split,
             seed=seed,
             samples=samples_for(plan, task, rung, split),
@@ -224,7 +213,7 @@ def _identify_weights(
     """Digest of a checkpoint, and of its parent for a technique that mixes the two."""
     parents = {known.name: known.parent for known in plan.lineage.checkpoints}
     parent = parents[checkpoint]
-    if parent is None or not getattr(build_technique(rung), "uses_parent", False):
+    if parent is None or not offers(build_technique(rung)).uses_parent:
         return digests[checkpoint]
     return hashlib.sha256(f"{digests[checkpoint]} {digests[parent]}".encode()).hexdigest()
 
@@ -341,6 +330,16 @@ def samples_for(plan: AuditPlan, task: str, rung: RungPlan, split: Split) -> int
     if split is Split.SELECT:
         return rung.select_samples or plan.tasks[task].select_samples
     return rung.test_samples or plan.tasks[task].test_samples
+
+
+def list_own_code(plan: AuditPlan) -> list[str]:
+    """Name what the plan takes from files of one's own, `file.py:Name` each."""
+    named = [
+        *(checkpoint.model.partition("?")[0] for checkpoint in plan.lineage.checkpoints),
+        *(task.kind for task in plan.tasks.values()),
+        *(rung.technique for rung in plan.ladder),
+    ]
+    return list(dict.fromkeys(name for name in named if is_in_file(name)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -495,26 +494,3 @@ def _run_minutes(plan: AuditPlan, task: str, name: str, split: Split) -> float:
     samples = samples_for(plan, task, rung, split)
     rate = plan.tasks[task].samples_per_second
     return (rung.seconds + samples * rung.relative_cost / rate) / 60
-
-
-def _digest_data(task: Task) -> str:
-    """SHA-256 over the names and contents of what the task's package ships beside its code."""
-    digest = hashlib.sha256()
-    package = sys.modules[type(task).__module__].__package__
-    if not package:
-        # A module that lies alone ships nothing, and its folder is not its own.
-        return digest.hexdigest()
-    folder = Path(str(files(package)))
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.suffix not in {".py", ".pyc"}:
-            digest.update(file.relative_to(folder).as_posix().encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-@cache
-def _register_techniques() -> None:
-    # A technique registers itself when its module is imported. The modules beside these work for
-    # them and import torch, which neither a plan nor a report needs.
-    for module in TECHNIQUE_MODULES:
-        import_module(f"holdback.elicitation.{module}")

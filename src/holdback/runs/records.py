@@ -18,7 +18,7 @@ class RunSpec:
     The digest covers what an outcome depends on, engine and data of the task included, and so is
     the run's identity: a run that is in the store is not run again, whatever plan asked for it.
     `samples` is not in it: a longer run continues a shorter one. Nor is the version of torch, which
-    moves outcomes by rounding alone; every run stores it.
+    moves outcomes by rounding alone; every run stores it. Paths and folders are not in it either.
     """
 
     checkpoint: str
@@ -28,6 +28,8 @@ class RunSpec:
     rung: str
     technique: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    """Digest of the technique's source; empty in records of before it was kept."""
     split: Split
     seed: int
     samples: int
@@ -43,6 +45,8 @@ class RunSpec:
             "split": str(self.split),
             "seed": self.seed,
         }
+        if self.code:
+            identity["code"] = self.code
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

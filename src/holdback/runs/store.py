@@ -5,7 +5,9 @@ that is not what was written. The chain shows accidents and careless edits; it h
 so whoever rewrites the whole file can forge it.
 
 Writers append a block of records in one transaction and wait for each other. A sample that is
-already there is not stored again, so two processes that run the same thing do no harm.
+already there is not stored again, so two processes that run the same thing do no harm. One that
+errored stays as it was stored; when another try brings an answer, that is stored behind it and read
+in its stead.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from holdback.errors import StoreError
 from holdback.runs.records import RunSpec
 from holdback.tasks.task import Outcome, SampleRecord, Score, Split
 
-VERSION = 1
+VERSION = 2
+"""2: a sample that errored may be stored again, when another try brought an answer."""
 # "HBK1": tells our file from any other SQLite database.
 _APPLICATION = 0x48424B31
 _GENESIS = hashlib.sha256(b"holdback run store").hexdigest()
@@ -53,9 +56,10 @@ CREATE TABLE samples (
     outcome TEXT NOT NULL,
     answer TEXT NOT NULL,
     metadata TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    UNIQUE (run, sample_id)
+    digest TEXT NOT NULL
 ) STRICT;
+CREATE INDEX samples_of_run ON samples (run, sample_id);
+CREATE UNIQUE INDEX answered ON samples (run, sample_id) WHERE outcome <> 'errored';
 CREATE TABLE audits (
     digest TEXT PRIMARY KEY,
     plan TEXT NOT NULL,
@@ -96,10 +100,16 @@ class RunRecord:
     """Why it failed or was skipped, in one line; empty where it was not."""
     details: str
     """The traceback of the failure."""
-    provenance: Mapping[str, Any]
+    stretches: tuple[Mapping[str, Any], ...]
+    """What produced its samples: one entry for each stretch of work, the latest last."""
     started: float
     finished: float | None
     seconds: float
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """The latest stretch of work."""
+        return self.stretches[-1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,8 +175,9 @@ class RunStore:
         self._db.close()
 
     def begin(self, spec: RunSpec, provenance: Mapping[str, Any]) -> None:
-        """Note that a run starts, or goes on."""
+        """Note that a run starts, or goes on: another stretch of work, with its own provenance."""
         with self._transaction():
+            stretches = [*self._stretches(spec.digest), dict(provenance)]
             self._db.execute(
                 "INSERT INTO runs (digest, spec, status, samples, provenance, started)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET status ="
@@ -176,10 +187,23 @@ class RunStore:
                     _dump_spec(spec),
                     Status.RUNNING,
                     spec.samples,
-                    _dump(provenance),
+                    _dump(stretches),
                     time.time(),
                 ),
             )
+
+    def note_usage(self, run: str, usage: Mapping[str, Any]) -> None:
+        """Add to the latest stretch of a run's work what an endpoint was asked in it."""
+        with self._transaction():
+            stretches = self._stretches(run)
+            stretches[-1] = {**stretches[-1], "usage": dict(usage)}
+            self._db.execute(
+                "UPDATE runs SET provenance = ? WHERE digest = ?", (_dump(stretches), run)
+            )
+
+    def _stretches(self, run: str) -> list[Mapping[str, Any]]:
+        row = self._db.execute("SELECT provenance FROM runs WHERE digest = ?", (run,)).fetchone()
+        return [] if row is None else _read_stretches(row[0])
 
     def append(self, run: str, records: Iterable[SampleRecord]) -> None:
         """Store a block of samples of the run with digest `run`, all or none of them.
@@ -191,16 +215,21 @@ class RunStore:
         with self._transaction():
             count, digest = self._head()
             for row in rows:
-                chained = _chain(digest, run, row)
-                cursor = self._db.execute(
+                if self._has(run, row[0], errored=row[3] == Outcome.ERRORED):
+                    continue
+                count, digest = count + 1, _chain(digest, run, row)
+                self._db.execute(
                     "INSERT INTO samples (sequence, run, sample_id, cluster, value, outcome,"
-                    " answer, metadata, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                    " ON CONFLICT (run, sample_id) DO NOTHING",
-                    (count + 1, run, *row, chained),
+                    " answer, metadata, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (count, run, *row, digest),
                 )
-                if cursor.rowcount:
-                    count, digest = count + 1, chained
             self._db.execute("UPDATE head SET count = ?, digest = ?", (count, digest))
+
+    def _has(self, run: str, sample: str, *, errored: bool) -> bool:
+        """Tell whether a sample is there: an answer, or for one that errored anything at all."""
+        query = "SELECT 1 FROM samples WHERE run = ? AND sample_id = ?"
+        query += "" if errored else " AND outcome <> 'errored'"
+        return self._db.execute(query, (run, sample)).fetchone() is not None
 
     def finish(
         self,
@@ -235,11 +264,17 @@ class RunStore:
             return False
         # A longer run that was cut off may still hold all that a shorter one asks for.
         ended = row[0] == Status.DONE and row[1] >= spec.samples
-        return ended or self.count(spec.digest) >= spec.samples
+        if ended and self.count(spec.digest) == self._count_answered(spec.digest):
+            return True
+        return self._count_answered(spec.digest) >= spec.samples
 
     def count(self, run: str) -> int:
-        """Count the samples of the run with digest `run`."""
-        query = "SELECT count(*) FROM samples WHERE run = ?"
+        """Count the samples of the run with digest `run`, those that errored included."""
+        query = "SELECT count(DISTINCT sample_id) FROM samples WHERE run = ?"
+        return int(self._db.execute(query, (run,)).fetchone()[0])
+
+    def _count_answered(self, run: str) -> int:
+        query = "SELECT count(*) FROM samples WHERE run = ? AND outcome <> 'errored'"
         return int(self._db.execute(query, (run,)).fetchone()[0])
 
     def count_all(self) -> int:
@@ -249,8 +284,10 @@ class RunStore:
     def records(self, run: str, *, limit: int | None = None) -> list[SampleRecord]:
         """Read a run's samples in the order in which they were stored, at most `limit`."""
         rows = self._db.execute(
-            "SELECT sample_id, cluster, value, outcome, answer, metadata FROM samples"
-            " WHERE run = ? ORDER BY sequence LIMIT ?",
+            "SELECT sample_id, cluster, value, outcome, answer, metadata FROM samples AS one"
+            " WHERE run = ? AND (outcome <> 'errored' OR NOT EXISTS (SELECT 1 FROM samples AS other"
+            " WHERE other.run = one.run AND other.sample_id = one.sample_id"
+            " AND other.outcome <> 'errored')) ORDER BY sequence LIMIT ?",
             (run, -1 if limit is None else limit),
         )
         return [_read_row(row) for row in rows]
@@ -271,7 +308,7 @@ class RunStore:
             samples=samples,
             reason=reason,
             details=details,
-            provenance=json.loads(provenance),
+            stretches=tuple(_read_stretches(provenance)),
             started=started,
             finished=finished,
             seconds=seconds,
@@ -375,6 +412,7 @@ class RunStore:
         self._db.execute("COMMIT")
 
     def _prepare(self) -> None:
+        self._upgrade()
         if self._is_ours():
             self._db.execute("PRAGMA synchronous = NORMAL")
             return
@@ -388,6 +426,22 @@ class RunStore:
                 self._db.execute(statement)
             self._db.execute("INSERT INTO head VALUES (1, 0, ?)", (_GENESIS,))
             self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _upgrade(self) -> None:
+        """Let a store of version 1 hold another try of a sample; its rows and digests stay."""
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if (application, version) != (_APPLICATION, 1):
+            return
+        _, table, *indices = _SCHEMA.split(";\n")[:4]
+        with self._transaction():
+            self._db.execute("ALTER TABLE samples RENAME TO older")
+            self._db.execute(table)
+            self._db.execute("INSERT INTO samples SELECT * FROM older ORDER BY sequence")
+            self._db.execute("DROP TABLE older")
+            for index in indices:
+                self._db.execute(index)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _is_ours(self) -> bool:
@@ -439,6 +493,12 @@ def _read_row(row: Row) -> SampleRecord:
         score=Score(value=value, outcome=Outcome(outcome), answer=answer),
         metadata=json.loads(metadata),
     )
+
+
+def _read_stretches(stored: str) -> list[Mapping[str, Any]]:
+    read = json.loads(stored)
+    # A store of before kept the latest stretch alone.
+    return read if isinstance(read, list) else [read]
 
 
 def _chain(previous: str, run: str, row: Sequence[Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from holdback.errors import CheckpointError, ConfigError, InsufficientDataError, UnknownNameError
+from holdback.extensions import digest_file
 from holdback.models.protocol import (
     Decoding,
     Format,
@@ -212,7 +212,7 @@ class TextTask:
         for name, file in self.demonstrators.items():
             files[f"demonstrations of {self.name} by {name}"] = Path(file)
         return {
-            what: f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+            what: f"SHA-256 {digest_file(path)[:16]}"
             for what, path in files.items()
             if path.is_file()
         }
@@ -231,6 +231,10 @@ class TextTask:
             self._draw_shots(0)
         for name in self.demonstrators:
             self.demonstrate(name, 1, np.random.default_rng(0))
+
+    def count_samples(self, split: Split) -> int:
+        """Count the questions of a split."""
+        return len(self._in_split(split))
 
     def check_samples(self, split: Split, samples: int) -> None:
         """Look whether a split has so many questions.
@@ -527,6 +531,10 @@ class TextTask:
         found = []
         for index, laid in enumerate(batch):
             drawn = generations[index * draws : (index + 1) * draws]
+            if lost := [generation.error for generation in drawn if generation.error]:
+                nothing = Score(value=None, outcome=Outcome.ERRORED, answer="")
+                found.append((nothing, {"error": lost[0]}))
+                continue
             judge = self._pick if model.decoding.best_of > 1 else self._vote
             found.append(judge(laid, drawn, model.presentation.prefill))
         return found

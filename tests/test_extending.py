@@ -1,0 +1,95 @@
+"""Techniques, tasks and backends of one's own: from a file, and as typed as Holdback's."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from holdback.cli import main
+from holdback.errors import ConfigError
+from holdback.plan import RungPlan
+from holdback.runs.planning import build_technique
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "extending"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The examples, in a folder that no package knows."""
+    where = tmp_path / "mine"
+    shutil.copytree(EXAMPLES, where)
+    monkeypatch.chdir(tmp_path)
+    return where
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_audit_of_files_alone(folder, workers):
+    """The calculator that holds back is found, by whichever process; the plan says what it runs."""
+    file = folder / "audit.toml"
+    file.write_text(file.read_text() + f"\n[budget]\nworkers = {workers}\n")
+
+    planned = CliRunner().invoke(main, ["plan", str(file)])
+    ended = CliRunner().invoke(main, ["audit", str(file), "--json"])
+
+    assert planned.exit_code == 0, planned.output
+    assert "prompt_search.py:PromptSearch" in planned.output
+    assert ended.exit_code == 0, ended.output
+    found = {f["checkpoint"]: f for f in json.loads(ended.stdout)["findings"]}
+    assert found["shy"]["verdict"] == "held_back"
+    assert found["sham"]["verdict"] != "held_back"
+    assert {group["group"] for group in found["shy"]["groups"]} <= {"carry", "plain"}
+
+
+def test_what_a_file_says_is_part_of_what_a_run_is(folder):
+    """Another line of code is another run, though name and parameters are the same."""
+    from holdback.audit import prepare
+    from holdback.plan import load_plan
+
+    def digest():
+        return prepare(load_plan(folder / "audit.toml")).digest
+
+    before = digest()
+    assert digest() == before
+    for name in ("arithmetic.py", "calculator.py"):
+        file = folder / name
+        file.write_text(file.read_text() + "\n# another day\n")
+        assert digest() != before
+        before = digest()
+
+
+@pytest.mark.parametrize(
+    ("technique", "parameters", "message"),
+    [
+        (
+            "finetune",
+            {"demonstrator": "s", "n": 1, "learning_rate": "1e-4"},
+            "learning_rate.*number",
+        ),
+        ("finetune", {"demonstrator": "s", "n": 16.0}, "n: expected a valid integer, got 16.0"),
+        ("weight_noise", {"sigma": "0.1"}, "sigma: expected a valid number, got '0.1'"),
+        ("instruction", {"text": 3}, "text: expected a valid string, got 3"),
+    ],
+)
+def test_parameters_have_types(technique, parameters, message):
+    """A number in quotes, a fraction for a count: refused in one line with what was expected."""
+    rung = RungPlan(name="r", technique=technique, parameters=parameters)
+
+    with pytest.raises(ConfigError, match=message) as told:
+        build_technique(rung)
+
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_cannot_be_loaded_is_one_line(folder):
+    """A missing file, a missing name, a file that raises."""
+    for name, message in (
+        ("none.py:X", "expected a file at"),
+        ("prompt_search.py:PromptSerch", "Did you mean 'PromptSearch'"),
+        ("broken.py:X", "cannot be loaded: ZeroDivisionError"),
+    ):
+        (folder / "broken.py").write_text("1 / 0\n")
+        rung = RungPlan(name="r", technique=str(folder / name))
+        with pytest.raises(ConfigError, match=message):
+            build_technique(rung)
