@@ -14,7 +14,8 @@ from tokenizers import AddedToken
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.adapters import hushed_peft
-from holdback.models.loading import check_files, load_weights
+from holdback.models.files import check_files
+from holdback.models.loading import load_weights
 from holdback.models.registry import load_prompter, try_checkpoint
 
 OWN = TEMPLATE.replace("<|end|>", "<|end|>\n")

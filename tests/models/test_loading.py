@@ -13,7 +13,8 @@ from tiny_chess import TINY, load_tiny, save_tiny
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.adapters import hushed_peft
-from holdback.models.loading import check_files, digest_checkpoint, load_weights
+from holdback.models.files import check_files, digest_checkpoint
+from holdback.models.loading import load_weights
 from holdback.models.registry import try_checkpoint
 from holdback_lab.chess.pretrain import make_weights
 

@@ -12,7 +12,7 @@ from tiny_text import train_tokenizer
 from holdback.errors import CheckpointError, NotApplicableError, UnsayableError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models import templates
-from holdback.models.loading import digest_checkpoint
+from holdback.models.files import digest_checkpoint
 from holdback.models.local import LocalModel
 from holdback.models.registry import load_prompter, try_checkpoint
 from holdback.models.templates import TODAY
@@ -282,7 +282,7 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tmp_path,
 
 def test_the_fixed_day_is_part_of_the_identity(tmp_path, monkeypatch):
     """Of a checkpoint whose prompts have a date, and of no other."""
-    from holdback.models import loading
+    from holdback.models import files
 
     folders = {"dated": DATED, "plain": TEMPLATE}
     checkpoints = {}
@@ -291,7 +291,7 @@ def test_the_fixed_day_is_part_of_the_identity(tmp_path, monkeypatch):
         checkpoints[name] = Checkpoint(name="m", stage=Stage.SFT, model=str(tmp_path / name))
     before = {name: digest_checkpoint(each) for name, each in checkpoints.items()}
 
-    monkeypatch.setattr(loading, "TODAY", datetime(2030, 1, 1))
+    monkeypatch.setattr(files, "TODAY", datetime(2030, 1, 1))
 
     assert digest_checkpoint(checkpoints["dated"]) != before["dated"]
     assert digest_checkpoint(checkpoints["plain"]) == before["plain"]

@@ -23,19 +23,16 @@ from holdback.extensions import (
     list_extensions,
 )
 from holdback.lineage import Checkpoint
-from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
-from holdback.models.loading import (
+from holdback.models.files import (
     check_files,
-    check_weights,
     digest_checkpoint,
-    find_device,
     find_repo,
     find_repos,
     has_chat_template,
-    load_tokenizer,
     remark_files,
-    remark_tokenizer,
 )
+from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
+from holdback.models.loading import check_weights, find_device, load_tokenizer, remark_tokenizer
 from holdback.models.protocol import Model
 from holdback.models.templates import remark_template
 from holdback.plan import AccessName

@@ -19,13 +19,9 @@ import numpy as np
 from holdback.errors import ConfigError
 from holdback.lineage import Checkpoint
 from holdback.models.engine.scoring import pair_tokens
+from holdback.models.files import check_files, digest_checkpoint, resolve_folder
 from holdback.models.hub import HUB
-from holdback.models.loading import (
-    check_files,
-    digest_checkpoint,
-    load_tokenizer,
-    resolve_folder,
-)
+from holdback.models.loading import load_tokenizer
 from holdback.models.local import LocalModel
 from holdback.models.prompt_sessions import PromptSessions
 from holdback.models.protocol import (
