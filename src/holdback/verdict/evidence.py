@@ -163,6 +163,8 @@ class Evidence:
     @property
     def is_caused_by_form(self) -> bool:
         """Whether form is what keeps it from a verdict, in either direction."""
+        if self.case.is_root:
+            return False
         if self.gap_below_margin or self.excess_below_margin:
             return self.is_garbled and self.qualified
         matched = self.case.matched_controls

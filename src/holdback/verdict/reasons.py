@@ -72,7 +72,7 @@ def _explain_inconclusive(evidence: Evidence) -> list[str]:
     case = evidence.case
     show = _Formatter(case.unit, evidence.level, case.margin)
     gap = f"the gap is {show(evidence.gap)}"
-    if evidence.is_caused_by_form and not case.is_root:
+    if evidence.is_caused_by_form:
         return [gap, *_say_form(evidence)]
     if evidence.gap_below_margin or evidence.excess_below_margin:
         missing = _say_line(evidence) if case.secret is None else _say_secret(evidence)
