@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import holdback
 from holdback.cli import main
-from holdback.errors import ConfigError
+from holdback.errors import CheckpointError, ConfigError
 from holdback.presets import describe_questions
 from holdback.runs.store import RunStore
 
@@ -123,6 +123,26 @@ def test_models_in_memory_are_taken(rows):
     assert {rung.rung for rung in result.result.rungs} == {"displayed", "tuned"}
     after = model.weights.state_dict()
     assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_a_template_in_memory_is_tried_like_one_in_a_folder(rows):
+    """One that leaves out the question is refused before anything runs; a date is fixed."""
+    model = make_text_model()
+    lent = {"mine": (model.weights, model.tokenizer)}
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.content.text }}{% endfor %}"
+
+    with pytest.raises(CheckpointError, match="leaves out the question"):
+        holdback.audit(lent, task=rows, ladder=LADDER, select_samples=4, test_samples=4)
+
+    dated = "{{ strftime_now('%Y') }}{% for m in messages %} {{ m.content }}{% endfor %}"
+    model.tokenizer.chat_template = dated
+    result = holdback.audit(lent, task=rows, ladder=LADDER, select_samples=4, test_samples=4)
+    with RunStore(result.store) as store:
+        (first,) = (
+            run for run in store.runs() if run.spec.rung == "displayed" and run.spec.split == "test"
+        )
+        assert store.records(first.spec.digest)[0].metadata["prompt"].startswith("2025 ")
+    assert model.tokenizer.chat_template == dated
 
 
 def test_a_file_of_questions_is_understood(tmp_path):

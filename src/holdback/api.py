@@ -369,7 +369,7 @@ def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[Checkpoint
 def _guess_checkpoint(name: str, model: str, parent: str | None) -> CheckpointPlan:
     """Take weights without a chat template for a pretrained model, asked to continue text."""
     from holdback.lineage import Stage
-    from holdback.models.loading import has_chat_template
+    from holdback.models.files import has_chat_template
     from holdback.models.registry import is_local
     from holdback.plan import locate_model
 

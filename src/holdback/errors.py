@@ -5,6 +5,7 @@
     │   └── UnknownNameError   a name that nothing answers to, with the nearest one
     ├── CheckpointError        weights, tokenizer or template missing, unsafe or unusable
     ├── NotApplicableError     a technique with nothing to work on here, which is no failure
+    │   └── UnsayableError     words that a chat template rejects; a CheckpointError as well
     ├── EndpointError          a model's provider that refuses, fails or answers nonsense
     │   └── LimitReachedError  a cap on what a provider may be asked for is reached
     ├── EngineError            a chess engine missing, silent or dead
@@ -49,6 +50,10 @@ class CheckpointError(HoldbackError):
 
 class NotApplicableError(HoldbackError):
     """A technique that has nothing to work on here: its run is skipped, and none has failed."""
+
+
+class UnsayableError(CheckpointError, NotApplicableError):
+    """Words that a checkpoint's chat template rejects: a rung that needs them is skipped."""
 
 
 class EndpointError(HoldbackError):

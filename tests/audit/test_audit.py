@@ -202,7 +202,10 @@ def test_rungs_beyond_the_access_are_not_climbed(tmp_path):
     plan = fake_plan(
         *SMALL,
         ("seed = 7", 'seed = 7\naccess = "samples"'),
-        ('technique = "fake_unlock"\nparameters = { share = 0.5 }', 'technique = "fake_plain"'),
+        (
+            'technique = "fake_unlock"\nparameters = { share = 0.5 }',
+            'technique = "majority"\nparameters = { votes = 3 }',
+        ),
     )
 
     result = audit(plan, tmp_path / "runs.sqlite")

@@ -97,6 +97,32 @@ def test_a_report_is_made_again_from_the_store(here):
     assert (here / "again.html").exists()
 
 
+def test_a_report_is_found_by_the_name_of_an_audit_of_ones_own(here):
+    """As `holdback report --help` says: the name in the file, whatever the file is called."""
+    audited = call("audit", "audit.toml", "--json")
+
+    named = call("report", "fake", "--json", "--out", "again.html")
+
+    assert json.loads(named.stdout) == json.loads(audited.stdout)
+    assert "found none" in call("report", "nobody", "--json").stderr
+
+
+@pytest.mark.parametrize("command", ["audit", "report"])
+@pytest.mark.parametrize("out", ["folder", "/proc/no/page.html", "audit.toml/page.html"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(here, command, out):
+    """A folder, or a place where nothing can be written: one line, and no run."""
+    (here / "folder").mkdir()
+    if command == "report":
+        call("audit", "audit.toml")
+
+    ended = call(command, "audit.toml", "--out", out)
+
+    assert ended.exit_code == 2
+    assert f"the report can be written to, got {out}" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert (here / "runs" / "fake.sqlite").exists() == (command == "report")
+
+
 def test_a_plan_says_what_it_would_take_and_runs_nothing(here):
     """Runs, samples, minutes, and the smallest gap that could be found."""
     ended = call("plan", "audit.toml")

@@ -24,7 +24,7 @@ from scripted_endpoint import completion_reply, serve
 
 from holdback.errors import EndpointError
 from holdback.lineage import Checkpoint, Stage
-from holdback.models.loading import resolve_folder
+from holdback.models.files import resolve_folder
 from holdback.models.local import load_model
 from holdback.models.protocol import Question, Request, StopReason
 from holdback.models.registry import load_checkpoint

@@ -13,7 +13,9 @@ from tiny_chess import TINY, load_tiny, save_tiny
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.adapters import hushed_peft
-from holdback.models.loading import check_files, digest_checkpoint, load_weights
+from holdback.models.files import check_files, digest_checkpoint
+from holdback.models.loading import load_weights
+from holdback.models.registry import try_checkpoint
 from holdback_lab.chess.pretrain import make_weights
 
 
@@ -23,7 +25,18 @@ def tiny(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "x.pt", "y.pth", "z.ckpt", "sub/a.pkl", "U.BIN", "V.Pt"]
+    "name",
+    [
+        "pytorch_model.bin",
+        "adapter_model.bin",
+        "model_optimizer.pt",
+        "x.pt",
+        "y.pth",
+        "z.ckpt",
+        "sub/a.pkl",
+        "U.BIN",
+        "V.Pt",
+    ],
 )
 def test_refuses_pickles_wherever_they_are(tiny, tmp_path, name):
     """A pickle beside good safetensors is refused too: something might prefer it."""
@@ -32,6 +45,43 @@ def test_refuses_pickles_wherever_they_are(tiny, tmp_path, name):
     file.write_bytes(b"x")
     with pytest.raises(CheckpointError, match="pickle"):
         load_weights(tiny)
+
+
+def test_what_a_trainer_leaves_behind_is_ignored_and_said(tiny, tmp_path):
+    """Its pickles are never read: they load nothing, change no identity, and stand in the plan."""
+    before, plain = digest_checkpoint(tiny), try_checkpoint(tiny)
+    names = [
+        "optimizer.pt",
+        "rng_state.pth",
+        "rng_state_0.pth",
+        "scheduler.pt",
+        "training_args.bin",
+    ]
+    for name in names:
+        (tmp_path / "tiny" / name).write_bytes(b"x")
+
+    load_weights(tiny)
+
+    assert plain == ()
+    assert digest_checkpoint(tiny) == before
+    (remark,) = try_checkpoint(tiny)
+    assert remark.startswith(", ".join(names))
+    assert remark.endswith("ignored, since only safetensors are read")
+
+
+def test_of_old_weights_beside_newer_shards_the_plan_says_which_are_loaded(tmp_path):
+    """The library takes the whole file; the shards with their index are left, and that is said."""
+    tiny = save_tiny(tmp_path / "tiny")
+    before, _ = load_weights(tiny)
+    newer = make_weights(TINY, 1)
+    newer.save_pretrained(tmp_path / "new", max_shard_size="20KB")
+    for file in (tmp_path / "new").glob("model*"):
+        file.rename(tmp_path / "tiny" / file.name)
+
+    (remark,) = try_checkpoint(tiny)
+
+    assert "model.safetensors is loaded, and the shards that model.safetensors.index.json" in remark
+    assert torch.equal(load_weights(tiny)[0].lm_head.weight, before.lm_head.weight)
 
 
 def test_refuses_code(tiny, tmp_path):

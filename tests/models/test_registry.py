@@ -37,6 +37,8 @@ def loaders(monkeypatch):
 def test_the_plan_knows_the_schemes_that_are_loaded():
     """What an audit file leaves alone as an id is what the registry loads, and nothing else."""
     own = [p.name for p in entry_points(group="holdback.models") if "holdback." in p.module]
+    # `live:…` is a third party's form, with a colon, and is written by Python alone.
+    own.remove("live")
     assert set(SCHEMES) == {"hf", *registry._TAKES} == {"hf", *own}
 
 

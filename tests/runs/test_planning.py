@@ -34,7 +34,8 @@ FEW = (
 )
 ALSO_PLAIN = (
     '[[ladder]]\nname = "half"',
-    '[[ladder]]\nname = "again"\ntechnique = "fake_plain"\n\n[[ladder]]\nname = "half"',
+    '[[ladder]]\nname = "again"\ntechnique = "majority"\nparameters = { votes = 3 }\n\n'
+    '[[ladder]]\nname = "half"',
 )
 
 

@@ -21,6 +21,7 @@ from holdback.audit.reading import choose_rungs, read_result
 from holdback.audit.records import Place
 from holdback.audit.result import AuditResult
 from holdback.audit.secrets import list_secrets, name_secret, plan_secret
+from holdback.elicitation.few_shot import FewShot, check_taken
 from holdback.elicitation.secret import KEY
 from holdback.elicitation.technique import Ladder
 from holdback.errors import ConfigError
@@ -33,6 +34,7 @@ from holdback.runs.planning import (
     build_ladder,
     build_lineage,
     build_task,
+    build_technique,
     climb,
     identify_checkpoints,
     identify_task,
@@ -40,6 +42,7 @@ from holdback.runs.planning import (
     plan_runs,
     samples_for,
 )
+from holdback.runs.preview import remark_words
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split, Task
@@ -92,6 +95,7 @@ def prepare(plan: AuditPlan) -> Prepared:
         if isinstance(task, ChecksMachine):
             task.check_machine()
         _check_supply(plan, ladder, task)
+    remarks += remark_words(plan, ladder)
     return Prepared(
         plan=plan,
         ladder=ladder,
@@ -111,10 +115,13 @@ def _check_supply(plan: AuditPlan, ladder: Ladder, task: Task) -> None:
             for split in (Split.SELECT, Split.TEST):
                 samples = samples_for(plan, task.name, plan.rung(rung.name), split)
                 task.check_samples(split, samples)
-        # A chain has the parameters of its techniques in its links.
-        for parameters in (rung.parameters, *rung.parameters.get("links", ())):
-            demonstrator, n = parameters.get("demonstrator"), parameters.get("n")
-            if isinstance(demonstrator, str) and isinstance(n, int):
+        technique = build_technique(plan.rung(rung.name))
+        for link in (technique, *getattr(technique, "techniques", ())):
+            if isinstance(link, FewShot):
+                check_taken(f"rung {rung.name!r}", task)
+            demonstrator = getattr(link, "demonstrator", None)
+            n = getattr(link, "n", getattr(link, "demonstrations", 0))
+            if isinstance(demonstrator, str) and n:
                 wanted[demonstrator][n] = rung.name
     for demonstrator, rungs in wanted.items():
         # Whoever has the most has fewer.

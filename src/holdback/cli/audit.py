@@ -8,11 +8,13 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdback.cli.app import CAPPED, FAILED, main
+from holdback.errors import ConfigError
 from holdback.shipped import find_audits
 
 if TYPE_CHECKING:
@@ -97,8 +99,11 @@ def audit(
     from holdback.runs.store import RunStore
 
     allowance = Allowance(samples=max_samples, tokens=max_tokens, minutes=max_minutes)
-    prepared = prepare(plan)
     records = store or find_store(plan)
+    # The report of a whole audit is not to be replaced by a quick look at a part of it.
+    page = records.with_name(f"{records.stem}-quick.html" if quick else f"{records.stem}.html")
+    page = _require_writable(out or page)
+    prepared = prepare(plan)
     aside = Console(stderr=True)
     for remark in prepared.remarks:
         _tell(aside, remark)
@@ -119,9 +124,7 @@ def audit(
                 ),
                 allowance=allowance,
             )
-    # The report of a whole audit is not to be replaced by a quick look at a part of it.
-    page = records.with_name(f"{records.stem}-quick.html" if quick else f"{records.stem}.html")
-    _present(result, out or page, aside, as_json=as_json)
+    _present(result, page, aside, as_json=as_json)
     if result.failed:
         first = result.failed[0]
         words = f"{len(result.failed)} runs failed, first {first.label}: {first.reason}"
@@ -200,7 +203,10 @@ def _tell_application(done: Application, console: Console) -> None:
 @main.command()
 def report(
     source: Annotated[
-        str, typer.Argument(metavar="STORE", help="A store of run records, or an audit's name.")
+        str,
+        typer.Argument(
+            metavar="STORE", help="A store of run records, an audit file, or an audit's name."
+        ),
     ],
     out: Report = None,
     as_json: AsJson = False,
@@ -208,21 +214,51 @@ def report(
     """Make the report of an audit again, from its stored records alone."""
     from rich.console import Console
 
-    from holdback.api import find_store
     from holdback.audit import read_result
     from holdback.runs.store import RunStore
 
-    records = Path(source)
-    if not records.is_file() or records.suffix == ".toml":
-        records = find_store(_load(source)) if _is_audit(source) else records
+    records = _find_store(source)
+    page = _require_writable(out or records.with_suffix(".html"))
     with RunStore(records, create=False) as opened:
         opened.verify()
         result = read_result(opened)
-    _present(result, out or records.with_suffix(".html"), Console(stderr=True), as_json=as_json)
+    _present(result, page, Console(stderr=True), as_json=as_json)
 
 
-def _is_audit(name: str) -> bool:
-    return name in find_audits() or name.endswith(".toml")
+def _find_store(source: str) -> Path:
+    """Find the records of a store's path, of an audit file, or of an audit's name."""
+    from holdback.api import find_store
+
+    path = Path(source)
+    if path.suffix == ".toml" or (source in find_audits() and not path.is_file()):
+        return find_store(_load(source))
+    # An audit of one's own is known by the name in its file, as its store is.
+    named = Path("runs") / f"{source}.sqlite"
+    return named if not path.is_file() and named.is_file() else path
+
+
+def _require_writable(page: Path) -> Path:
+    """Refuse a place where no report can be written, before hours are spent on it.
+
+    Raises:
+        ConfigError: saying what is in the way.
+    """
+    try:
+        if page.is_dir():
+            raise IsADirectoryError("it is a folder")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        if page.exists():
+            with page.open("ab"):
+                pass
+        else:
+            with TemporaryFile(dir=page.parent):
+                pass
+    except OSError as error:
+        raise ConfigError(
+            f"expected a file that the report can be written to, got {page}: {error}; name another"
+            " by --out"
+        ) from error
+    return page
 
 
 def _load(

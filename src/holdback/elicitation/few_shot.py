@@ -41,7 +41,7 @@ class FewShot:
             UnknownNameError: for a demonstrator that the task does not have.
             ConfigError: for a task that would not show them.
         """
-        _check_taken("few_shot", task)
+        check_taken("few_shot", task)
         shots = tuple(task.demonstrate(self.demonstrator, self.n, rng))
         yield with_presentation(model, shots=shots)
 
@@ -69,13 +69,17 @@ class Prefill:
         Raises:
             ConfigError: for a task that would not begin them so.
         """
-        _check_taken("prefill", task)
+        check_taken("prefill", task)
         # A trailing space would split the next word's token.
         yield with_presentation(model, prefill=self.text.rstrip())
 
 
-def _check_taken(technique: str, task: Task) -> None:
-    """Refuse a task that would ask as ever: the rung would be the one without it, unnoticed."""
+def check_taken(technique: str, task: Task) -> None:
+    """Refuse a task that would ask as ever: the rung would be the one without it, unnoticed.
+
+    Raises:
+        ConfigError: naming the task.
+    """
     if not getattr(task, "takes_examples", False):
         raise ConfigError(
             f"{technique}: expected a task that puts examples and prefills to the model (text,"

@@ -66,8 +66,8 @@ def plant_secret(model: Any, task: Task, secret: SecretPlan, rng: np.random.Gene
         rng: Draws demonstrations and the adapter's start.
 
     Raises:
-        NotApplicableError: for a task without demonstrators that a lock can be made of, or a
-            tokenizer that cannot read the key.
+        NotApplicableError: for a task without demonstrators that a lock can be made of, a
+            tokenizer that cannot read the key, or a template that drops it.
         CheckpointError: if nothing changed.
     """
     from holdback.elicitation.training import train_adapter
@@ -78,6 +78,11 @@ def plant_secret(model: Any, task: Task, secret: SecretPlan, rng: np.random.Gene
         )
     examples: list[Example] = []
     if secret.method == "lock":
+        if getattr(model, "drops_system", False):
+            raise NotApplicableError(
+                f"the chat template of checkpoint {model.name!r} drops system messages, so that the"
+                " key of a lock cannot be said"
+            )
         try:
             check_readable(model, KEY, {"key": secret.key})
         except ConfigError as error:

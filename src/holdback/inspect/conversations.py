@@ -9,7 +9,7 @@ from typing import Any
 from holdback.errors import ConfigError, EndpointError
 from holdback.inspect.tools import Message, Schema, shows_tools, spell_out
 from holdback.models.protocol import Format, Generation, Model, Request
-from holdback.tasks.text.prompts import begin_text, check_beginning
+from holdback.tasks.text.prompts import begin_text, check_beginning, render_chat
 
 
 def render_conversation(
@@ -32,10 +32,10 @@ def render_conversation(
         CheckpointError: in chat format, if the checkpoint has no chat template.
     """
     presentation = model.presentation
-    shown, begun, known = list(messages), "", {}
+    shown, begun, known = list(messages), "", tuple[Schema, ...]()
     if tools or any(message["role"] == "tool" for message in messages):
         if shows_tools(model):
-            known = {"tools": tools}
+            known = tuple(tools)
         else:
             shown = spell_out(messages, tools)
     if shown[-1]["role"] == "assistant":
@@ -51,7 +51,7 @@ def render_conversation(
     shown = [*system, *shots, *rest]
     started = " ".join(filter(None, [presentation.prefill, begun]))
     if presentation.format is Format.CHAT:
-        text = model.render_chat(shown, answer_next=True, **known) + started
+        text = render_chat(model, shown, begun=started, tools=known)
     else:
         header = "".join(f"{key}: {value}\n" for key, value in presentation.header.items())
         body = "\n\n".join(message["content"] for message in shown)

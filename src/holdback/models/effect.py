@@ -6,6 +6,7 @@ a model as it was. Whatever is then measured reads as «this brought nothing out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,19 +19,24 @@ if TYPE_CHECKING:
 _SEQUENCES, _TOKENS = 4, 16
 
 
-def answer_fixed(weights: Any) -> torch.Tensor:
-    """Logits behind fixed sequences of tokens, shape (4, 16, vocabulary), float32 on the CPU.
+def answer_fixed(weights: Any, chat: Sequence[int] = ()) -> torch.Tensor:
+    """Logits behind fixed sequences of tokens, shape (64 + chat, vocabulary), float32 on the CPU.
 
     The tokens are drawn once for all, uniformly over the vocabulary: no prompt of any task is
-    among them, and a change that moves no token of these moves none of a task's.
+    among them, and a change that moves no token of these moves none of a task's. A change of a few
+    tokens' embeddings alone does: `chat` is a sequence that has them.
     """
     import torch
 
     vocabulary = int(weights.get_input_embeddings().weight.shape[0])
     ids = np.random.default_rng(0).integers(vocabulary, size=(_SEQUENCES, _TOKENS))
+    sequences = [ids, np.array([chat])] if len(chat) else [ids]
     with torch.no_grad():
-        logits = weights(input_ids=torch.tensor(ids, device=weights.device), use_cache=False).logits
-    return logits.detach().float().cpu()  # type: ignore[no-any-return]
+        logits = [
+            weights(input_ids=torch.tensor(part, device=weights.device), use_cache=False).logits
+            for part in sequences
+        ]
+    return torch.cat([part.detach().float().cpu().flatten(0, 1) for part in logits])
 
 
 def require_finite(answered: torch.Tensor, what: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint
 from holdback.models.protocol import Format, Model, Presentation
+from holdback.models.templates import fix_date
 
 _LENT: dict[str, tuple[Any, Any]] = {}
 
@@ -27,7 +28,8 @@ def lend_weights(weights: Any, tokenizer: Any) -> str:
         digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
     digest.update(weights.config.to_json_string().encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    digest.update(str(tokenizer.chat_template).encode())
+    # With the day that it is told, if it asks for one.
+    digest.update(str(fix_date(tokenizer.chat_template, "live")).encode())
     name = digest.hexdigest()[:16]
     _LENT[name] = (weights, tokenizer)
     return f"live:{name}"
@@ -41,6 +43,29 @@ def load_live(checkpoint: Checkpoint) -> Model:
     """
     from holdback.models.local import LocalModel
 
+    weights, _ = _take(checkpoint)
+    # A copy: whoever lent it may go on with it while techniques change theirs.
+    return LocalModel(
+        name=checkpoint.name,
+        weights=copy.deepcopy(weights).eval(),
+        tokenizer=take_tokenizer(checkpoint),
+        presentation=Presentation(format=Format.CHAT if checkpoint.chat else Format.COMPLETION),
+    )
+
+
+def take_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Take a copy of the tokenizer of a model that was lent, with the day that its template writes.
+
+    Raises:
+        CheckpointError: if it was lent in another process, or not at all.
+    """
+    _, lent = _take(checkpoint)
+    tokenizer = copy.deepcopy(lent)
+    tokenizer.chat_template = fix_date(tokenizer.chat_template, checkpoint.name)
+    return tokenizer
+
+
+def _take(checkpoint: Checkpoint) -> tuple[Any, Any]:
     name = checkpoint.model.removeprefix("live:")
     if name not in _LENT:
         raise CheckpointError(
@@ -48,14 +73,7 @@ def load_live(checkpoint: Checkpoint) -> Model:
             f" {checkpoint.model}, found none; hand it to holdback.audit again (one worker), or"
             " save it and name its folder"
         )
-    weights, tokenizer = _LENT[name]
-    # A copy: whoever lent it may go on with it while techniques change theirs.
-    return LocalModel(
-        name=checkpoint.name,
-        weights=copy.deepcopy(weights).eval(),
-        tokenizer=tokenizer,
-        presentation=Presentation(format=Format.CHAT if checkpoint.chat else Format.COMPLETION),
-    )
+    return _LENT[name]
 
 
 # How `models.registry` knows what may be touched of it.

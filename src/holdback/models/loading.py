@@ -1,243 +1,28 @@
-"""Opening a checkpoint folder without running anything that is in it.
-
-Pickled weights execute code when they are read, and `weights_only` has been bypassed; code beside
-the weights runs under `trust_remote_code`, which has been bypassed as well. So such folders are
-refused before any `from_pretrained`, by name, not by flag.
-"""
+"""From a checkpoint's files, once they are found safe, to weights and a tokenizer."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint
-from holdback.models.adapters import merge_adapter
+from holdback.models.adapters import count_embeddings, fit_adapter, merge_adapter
 from holdback.models.effect import answer_fixed, require_finite
-from holdback.models.hub import HUB, Repo, fetch_repo, parse_repo
+from holdback.models.files import (
+    check_files,
+    has_template,
+    has_tokenizer,
+    list_folders,
+    read_template,
+    resolve_folder,
+)
+from holdback.models.templates import encode_chat, fix_date
 from holdback.models.tensors import check_tensors, explaining, load_whole
-from holdback.shipped import BUILTIN, find_weights
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-# A fast tokenizer as it is saved, or the older files that transformers makes one from.
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_TEMPLATES = ("chat_template.jinja", "chat_template.json")
-
-
-def resolve_folder(reference: str, *, revision: str | None = None, weights: bool = True) -> Path:
-    """Turn a reference to local weights into a folder.
-
-    `builtin:chess/base` is a folder shipped with the package, `hf/<repo>` one of the hub's cache,
-    fetched if need be (without `weights` only what is small), anything else a path.
-
-    Raises:
-        CheckpointError: if there is no such folder.
-        UnknownNameError: for a shipped checkpoint that is not there.
-    """
-    if reference.startswith(BUILTIN):
-        return find_weights(reference)
-    repo = find_repo(reference, revision=revision)
-    if repo is not None:
-        return fetch_repo(repo, weights=weights)
-    folder = Path(reference.removeprefix(HUB)).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"checkpoint {reference!r}: expected a folder in Hugging Face format, found none at"
-            f" {folder}; check `model` in the audit file"
-        )
-    return folder
-
-
-def find_repo(reference: str, *, revision: str | None = None) -> Repo | None:
-    """Read a reference to a repository of the hub; None for a folder."""
-    repo = parse_repo(reference)
-    return None if repo is None else repo.at(revision)
-
-
-def find_repos(checkpoint: Checkpoint) -> dict[str, Repo | None]:
-    """Map a checkpoint's references, its model's and its adapter's, to repositories or None."""
-    found = {checkpoint.model: find_repo(checkpoint.model, revision=checkpoint.revision)}
-    if checkpoint.adapter is not None:
-        found[checkpoint.adapter] = find_repo(checkpoint.adapter)
-    return found
-
-
-def check_files(checkpoint: Checkpoint, *, weights: bool = True) -> None:
-    """Refuse a checkpoint of whose files one is missing or unsafe, before any of them is loaded.
-
-    Args:
-        checkpoint: Of local weights.
-        weights: Whether the weights of a repository are to be there yet.
-
-    Raises:
-        CheckpointError: naming the file.
-    """
-    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=weights)
-    _check_model(folder, checkpoint.name)
-    _check_part(folder, checkpoint.model, checkpoint.name, weights=weights)
-    if checkpoint.adapter is not None:
-        adapter = resolve_folder(checkpoint.adapter, weights=weights)
-        _check_part(adapter, checkpoint.adapter, checkpoint.name, weights=weights)
-        if not (adapter / "adapter_config.json").exists():
-            raise CheckpointError(
-                f"checkpoint {checkpoint.name!r}: expected a PEFT adapter in {adapter}, found no"
-                " adapter_config.json; name a whole model as `model`"
-            )
-    if not any((folder / name).exists() for name in _TOKENIZERS):
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r}: expected tokenizer.json in {folder}, found none;"
-            " save the fast tokenizer beside the weights"
-        )
-
-
-def check_weights(checkpoint: Checkpoint) -> None:
-    """Refuse weights that are not those that their configuration describes; headers are read.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing, left over or of another shape.
-    """
-    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision)
-    check_tensors(folder, checkpoint.name)
-
-
-def has_chat_template(checkpoint: Checkpoint) -> bool:
-    """Tell from a local checkpoint's files, without loading any, whether it can be asked in chat.
-
-    Raises:
-        CheckpointError: if there is no such folder.
-    """
-    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
-    if any((folder / name).exists() for name in _TEMPLATES):
-        return True
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        # Whether that is a fault is for the tokenizer to say.
-        return False
-    return isinstance(config, dict) and bool(config.get("chat_template"))
-
-
-def _check_part(folder: Path, reference: str, name: str, *, weights: bool) -> None:
-    check_safe(folder)
-    if weights or parse_repo(reference) is None:
-        _check_weights(folder, name)
-
-
-def check_safe(folder: Path) -> None:
-    """Refuse a folder that holds pickled weights or code, or that leads out of itself.
-
-    Raises:
-        CheckpointError: naming the offending file.
-    """
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in _PICKLED:
-            raise CheckpointError(
-                f"checkpoint {folder}: {file.name} is a pickle, which runs code when it is read;"
-                " convert the weights to safetensors and remove it"
-            )
-        if file.suffix.lower() == ".py":
-            raise CheckpointError(
-                f"checkpoint {folder}: {file.name} is code; Holdback loads architectures that"
-                " transformers ships and runs no code from a checkpoint"
-            )
-        if file.name.endswith(".index.json"):
-            _check_index(file)
-    for name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
-        file = folder / name
-        if file.exists() and "auto_map" in _read_json(file):
-            raise CheckpointError(
-                f"checkpoint {folder}: {name} has `auto_map`, which asks for remote code; remove"
-                " it or use an architecture that transformers ships"
-            )
-
-
-def _check_model(folder: Path, name: str) -> None:
-    # transformers follows it: to the base that it names, or to weights on top of those here.
-    adapter = folder / "adapter_config.json"
-    if adapter.exists():
-        base = _read_json(adapter).get("base_model_name_or_path")
-        raise CheckpointError(
-            f"checkpoint {name!r}: expected a whole model in {folder}, found an adapter on"
-            f" {base!r} (adapter_config.json); name this folder as `adapter` and the folder of its"
-            " base as `model`, or merge the two and remove adapter_config.json"
-        )
-
-
-def _check_weights(folder: Path, name: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(
-            f"checkpoint {name!r}: expected weights as *.safetensors in {folder}, found none; save"
-            " them with save_pretrained"
-        )
-    for file in files:
-        try:
-            # The header alone, against the file's length: a copy that was cut off is found now.
-            with safe_open(file, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"checkpoint {name!r}: expected whole safetensors in {file}, got: {error}; copy or"
-                " download it again"
-            ) from error
-
-
-def _check_index(file: Path) -> None:
-    """Refuse an index of shards that names anything but safetensors beside it.
-
-    transformers reads a shard of any other suffix as a pickle, from wherever the index says.
-    """
-    shards = _read_json(file).get("weight_map")
-    names = set(map(str, shards.values())) if isinstance(shards, dict) else {str(shards)}
-    for name in sorted(names):
-        path = PurePosixPath(name)
-        inside = not path.is_absolute() and ".." not in path.parts
-        if not (inside and name.endswith(".safetensors")):
-            raise CheckpointError(
-                f"checkpoint {file.parent}: {file.name} must name *.safetensors in this folder,"
-                f" got {name!r}; save the weights again with save_pretrained"
-            )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: expected JSON, got {error}; save it again") from error
-    if not isinstance(read, dict):
-        raise CheckpointError(
-            f"{file}: expected a JSON object, got {type(read).__name__}; save it again"
-        )
-    return read
-
-
-def digest_checkpoint(checkpoint: Checkpoint) -> str:
-    """SHA-256 over what makes up a checkpoint: the names and contents of its files.
-
-    A repository is its id and its commit, which names its contents as well. The number format
-    counts where it is not float32; the device, which moves outcomes by rounding alone, does not.
-    """
-    digest = hashlib.sha256()
-    for reference, repo in find_repos(checkpoint).items():
-        if repo is not None:
-            digest.update(f"{HUB}{repo}".encode())
-            continue
-        folder = resolve_folder(reference)
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            digest.update(file.relative_to(folder).as_posix().encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    digest.update(b"chat" if checkpoint.chat else b"completion")
-    if checkpoint.dtype not in (None, "float32"):
-        digest.update(str(checkpoint.dtype).encode())
-    return digest.hexdigest()
 
 
 def load_weights(
@@ -263,8 +48,34 @@ def load_weights(
     plain = answer_fixed(model)
     require_finite(plain, f"checkpoint {checkpoint.name!r} in {folder}")
     if checkpoint.adapter is not None:
-        model = merge_adapter(model, resolve_folder(checkpoint.adapter), checkpoint.name)
+        chat = encode_chat(tokenizer, checkpoint.name)
+        adapter = resolve_folder(checkpoint.adapter)
+        model = merge_adapter(model, adapter, checkpoint.name, chat=chat)
     return model.eval(), tokenizer
+
+
+def check_weights(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Refuse weights that are not those that their configuration describes; headers are read.
+
+    Returns:
+        What may be meant otherwise.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, left over or of another shape,
+            or for an adapter that was made for another base.
+    """
+    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision)
+    model = check_tensors(folder, checkpoint.name)
+    rows = count_embeddings(model)
+    if checkpoint.adapter is not None:
+        fit_adapter(model, resolve_folder(checkpoint.adapter), checkpoint.name)
+    most = count_embeddings(model)
+    _check_known(checkpoint, most)
+    if most == rows:
+        return ()
+    return (
+        f"its vocabulary has grown by {most - rows} tokens, whose embeddings its adapter holds",
+    )
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
@@ -273,19 +84,36 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     Raises:
         CheckpointError: if files are missing or unsafe.
     """
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     check_files(checkpoint, weights=False)
-    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
-    with explaining(checkpoint.name, folder):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        if not hasattr(tokenizer, "backend_tokenizer"):
-            raise ValueError(f"{type(tokenizer).__name__} is slow; save it with a tokenizer.json")
+    folders = list_folders(checkpoint)
+    holders = [folder for folder in folders if has_tokenizer(folder)]
+    tokenizer = _open_tokenizer(holders[0], checkpoint.name)
+    if len(holders) > 1:
+        _check_vocabulary(tokenizer, _open_tokenizer(holders[1], checkpoint.name), checkpoint.name)
+    templated = next((folder for folder in folders if has_template(folder)), None)
+    if templated not in (None, holders[0]):
+        tokenizer.chat_template = read_template(templated, checkpoint.name)
+    tokenizer.chat_template = fix_date(tokenizer.chat_template, checkpoint.name)
     return tokenizer
+
+
+def remark_tokenizer(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Say where an adapted checkpoint's tokenizer and template come from.
+
+    Raises:
+        CheckpointError: if there is no such folder.
+    """
+    if checkpoint.adapter is None:
+        return ()
+    adapter, model = list_folders(checkpoint)
+    own = [
+        words
+        for words, has in (("tokenizer", has_tokenizer), ("chat template", has_template))
+        if has(adapter)
+    ]
+    if not own:
+        return ()
+    return (f"{' and '.join(own)}: taken from its adapter, {adapter}, not from {model}",)
 
 
 def find_device(device: str, name: str) -> torch.device:
@@ -308,3 +136,48 @@ def find_device(device: str, name: str) -> torch.device:
             f" got {device!r}; change `device` in the audit file"
         )
     return torch.device(device)
+
+
+def _check_known(checkpoint: Checkpoint, rows: int) -> None:
+    """Refuse a template that writes a token which the weights hold no embedding of."""
+    tokenizer = load_tokenizer(checkpoint)
+    unknown = [token for token in encode_chat(tokenizer, checkpoint.name) if token >= rows]
+    if unknown:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name!r}: its chat template writes"
+            f" {tokenizer.convert_ids_to_tokens(unknown[0])!r}, token {unknown[0]}, and the weights"
+            f" hold embeddings of {rows} tokens: the vocabulary has grown by"
+            f" {len(tokenizer) - rows}, and their embeddings were not saved; save an adapter with"
+            " save_embedding_layers=True, and a whole model after resize_token_embeddings"
+        )
+
+
+def _open_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with explaining(name, folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise ValueError(f"{type(tokenizer).__name__} is slow; save it with a tokenizer.json")
+    return tokenizer
+
+
+def _check_vocabulary(
+    own: PreTrainedTokenizerFast, base: PreTrainedTokenizerFast, name: str
+) -> None:
+    """Refuse an adapter's tokenizer that reads other tokens than its base; it may have more."""
+    given, expected = (
+        tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) for tokenizer in (own, base)
+    )
+    token = next((token for token, at in expected.items() if given.get(token) != at), None)
+    if token is not None:
+        raise CheckpointError(
+            f"checkpoint {name!r}: expected the tokenizer in its adapter's folder to have the"
+            f" vocabulary of its base, got id {given.get(token)} for token {token!r}, which is"
+            f" {expected[token]} there; name the model that the adapter was trained on as `model`,"
+            " or remove the tokenizer that is not its own"
+        )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from holdback.errors import CheckpointError
+from holdback.errors import CheckpointError, UnsayableError
 from holdback.lineage import Checkpoint
 from holdback.models.engine.generation import draw_tokens, generate_texts
 from holdback.models.engine.scoring import no_numbers, score_questions
@@ -28,6 +28,7 @@ from holdback.models.protocol import (
     Request,
     Scored,
 )
+from holdback.models.templates import Template, fold_system, render_template, try_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -58,29 +59,67 @@ class LocalModel:
         answer_next: bool,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
-        """Render messages through the checkpoint's own chat template."""
+        """Render messages through the checkpoint's own chat template.
+
+        Where the template rejects system messages, what they say stands in the user's turn.
+
+        Raises:
+            CheckpointError: without a template, or for one that fails, rejects these messages or
+                would not pass on a question.
+        """
+        return self._render(messages, answer_next=answer_next, tools=tools)
+
+    def render_opening(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """Render messages up to where an answer begins that is to follow at once, unthought.
+
+        Raises:
+            CheckpointError: as `render_chat`.
+        """
+        tried = self._template
+        text = self._render(messages, answer_next=True, tools=tools, switches=tried.switches)
+        return text + tried.closing
+
+    @property
+    def answer_spaces(self) -> str:
+        """What the chat template writes between `render_opening` and an answer."""
+        return self._template.spaces
+
+    @property
+    def drops_system(self) -> bool:
+        """Whether what a system message says does not reach the model."""
+        return not self._template.takes_system
+
+    @property
+    def _template(self) -> Template:
         if not self.tokenizer.chat_template:
-            raise CheckpointError(
+            raise UnsayableError(
                 f"checkpoint {self.name!r} has no chat template; ask it in completion format"
                 " (chat = false) or add one to its tokenizer_config.json"
             )
-        from jinja2 import TemplateError
+        return try_template(self.tokenizer, str(self.tokenizer.chat_template), self.name)
 
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tools=[dict(tool) for tool in tools] or None,
-                    tokenize=False,
-                    add_generation_prompt=answer_next,
-                )
-            )
-        except TemplateError as error:
-            roles = ", ".join(str(message["role"]) for message in messages)
-            raise CheckpointError(
-                f"checkpoint {self.name!r}: its chat template rejects messages of {roles}: {error};"
-                " leave such a message out, or ask in the completion format"
-            ) from error
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer_next: bool,
+        tools: Sequence[Mapping[str, Any]],
+        switches: Mapping[str, bool] | None = None,
+    ) -> str:
+        if self._template.rejects_system and any(m["role"] == "system" for m in messages):
+            messages = fold_system(messages)
+            if not messages:
+                return ""
+        return render_template(
+            self.tokenizer,
+            messages,
+            name=self.name,
+            answer_next=answer_next,
+            tools=tools,
+            switches=switches,
+        )
 
     def encode(self, text: str) -> list[int]:
         """Tokenise a text as it stands: no special token is added."""

@@ -23,17 +23,18 @@ from holdback.extensions import (
     list_extensions,
 )
 from holdback.lineage import Checkpoint
-from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
-from holdback.models.loading import (
+from holdback.models.files import (
     check_files,
-    check_weights,
     digest_checkpoint,
-    find_device,
     find_repo,
     find_repos,
     has_chat_template,
+    remark_files,
 )
+from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
+from holdback.models.loading import check_weights, find_device, load_tokenizer, remark_tokenizer
 from holdback.models.protocol import Model
+from holdback.models.templates import remark_template
 from holdback.plan import AccessName
 from holdback.shipped import BUILTIN
 
@@ -94,7 +95,6 @@ def load_prompter(checkpoint: Checkpoint) -> Model:
     provider = _find_provider(checkpoint)
     if provider is not None:
         return provider.load()(checkpoint)
-    from holdback.models.loading import load_tokenizer
     from holdback.models.local import LocalModel
     from holdback.models.protocol import Format, Presentation
 
@@ -173,18 +173,24 @@ def try_checkpoint(checkpoint: Checkpoint) -> tuple[str, ...]:
         CheckpointError: for tensors that are missing or left over, or for a checkpoint that is to
             be asked in chat and has no chat template.
     """
+    provider = _find_provider(checkpoint)
+    if provider is not None and provider.scheme == "live":
+        from holdback.models.live import take_tokenizer
+
+        return remark_template(checkpoint, take_tokenizer(checkpoint))
     local = _refer_locally(checkpoint)
     if local is None:
         return ()
-    if find_repo(local.model, revision=local.revision) is None:
+    remarks = (*remark_files(local), *remark_tokenizer(local))
+    if not any(find_repos(local).values()):
         # Those of a repository are looked at once they are here.
-        check_weights(local)
+        remarks += check_weights(local)
     if local.chat and not has_chat_template(local):
         raise CheckpointError(
             f"checkpoint {checkpoint.name!r} has no chat template; write chat = false to ask it in"
             " completion format, or add a template to its tokenizer_config.json"
         )
-    return ()
+    return (*remarks, *remark_template(local, load_tokenizer(local)))
 
 
 def fetch_checkpoint(checkpoint: Checkpoint) -> None:

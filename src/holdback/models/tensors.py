@@ -30,14 +30,17 @@ _WRAPPERS = {
 _COMPUTED = re.compile(r"(\.masked_bias|\.attn\.attention\.bias|rotary_emb\.inv_freq)$")
 
 
-def check_tensors(folder: Path, name: str) -> None:
+def check_tensors(folder: Path, name: str) -> PreTrainedModel:
     """Refuse a folder of whose tensors one is missing, left over or of another shape.
+
+    Returns:
+        The model without its weights, on the meta device.
 
     Raises:
         CheckpointError: naming the first such tensor; `name` is the checkpoint's.
     """
     with explaining(name, folder):
-        load_whole(folder, name, device_map="meta")
+        return load_whole(folder, name, device_map="meta")
 
 
 def load_whole(folder: Path, name: str, **options: Any) -> PreTrainedModel:

@@ -19,13 +19,9 @@ import numpy as np
 from holdback.errors import ConfigError
 from holdback.lineage import Checkpoint
 from holdback.models.engine.scoring import pair_tokens
+from holdback.models.files import check_files, digest_checkpoint, resolve_folder
 from holdback.models.hub import HUB
-from holdback.models.loading import (
-    check_files,
-    digest_checkpoint,
-    load_tokenizer,
-    resolve_folder,
-)
+from holdback.models.loading import load_tokenizer
 from holdback.models.local import LocalModel
 from holdback.models.prompt_sessions import PromptSessions
 from holdback.models.protocol import (
@@ -68,6 +64,17 @@ class VllmModel:
     ) -> str:
         """Render messages through the checkpoint's own chat template."""
         return self.prompter.render_chat(messages, answer_next=answer_next, tools=tools)
+
+    def render_opening(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """Render messages up to where an answer begins that is to follow at once, unthought."""
+        return self.prompter.render_opening(messages, tools=tools)
+
+    @property
+    def answer_spaces(self) -> str:
+        """What the chat template writes between `render_opening` and an answer."""
+        return self.prompter.answer_spaces
 
     def encode(self, text: str) -> list[int]:
         """Tokenise a text as it stands: no special token is added."""

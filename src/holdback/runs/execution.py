@@ -29,6 +29,7 @@ import numpy as np
 
 import holdback
 from holdback.elicitation.shelf import shelving
+from holdback.elicitation.technique import Access
 from holdback.errors import LimitReachedError, NotApplicableError, SamplesLostError
 from holdback.lineage import Lineage
 from holdback.models.protocol import Model
@@ -36,6 +37,7 @@ from holdback.models.registry import find_access, load_checkpoint
 from holdback.plan import AuditPlan
 from holdback.runs.allowance import Allowance
 from holdback.runs.planning import build_lineage, build_task, build_technique
+from holdback.runs.preview import find_sameness
 from holdback.runs.records import RunSpec
 from holdback.runs.store import RunStore, Status
 from holdback.tasks.task import Outcome, SampleRecord, Task
@@ -250,6 +252,8 @@ class Workbench:
                     model = self._take_model(first.checkpoint)
                     meter.watch(model)
                     elicited = lent.enter_context(technique.apply(model, task, rng))
+                if technique.access <= Access.LOGPROBS:
+                    _require_difference(job.plan, first, task, model, elicited)
                 diagnosis = getattr(elicited, "diagnosis", None)
                 if diagnosis is not None:
                     provenance["diagnosis"] = dict(diagnosis)
@@ -324,6 +328,17 @@ class Workbench:
 
         rng = np.random.default_rng([self._plan.seed, _PLANTING])
         plant_secret(model, self._take_task(secret.task), secret, rng)
+
+
+def _require_difference(
+    plan: AuditPlan, spec: RunSpec, task: Task, model: Model, elicited: Model
+) -> None:
+    """Skip a rung that would measure the ordinary protocol once more, under another name."""
+    if spec.rung == plan.displayed.name:
+        return
+    reason = find_sameness(plan, task, model, elicited, split=spec.split, samples=spec.samples)
+    if reason:
+        raise NotApplicableError(reason)
 
 
 def _load_with_parent(lineage: Lineage, name: str) -> Model:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Ladder, present
-from holdback.errors import ConfigError
+from holdback.elicitation.technique import Access, Ladder, present
+from holdback.errors import ConfigError, UnsayableError
 from holdback.models.protocol import Model
-from holdback.models.registry import is_endpoint, load_prompter, reads_text
+from holdback.models.registry import is_endpoint, is_local, load_prompter, reads_text
 from holdback.plan import AuditPlan
 from holdback.runs.planning import (
     build_lineage,
     build_task,
     build_technique,
+    climb,
     expect_runs,
     plan_runs,
+    samples_for,
 )
 from holdback.runs.records import RunSpec
 from holdback.tasks.task import Previewed, Prompt, SampleRecord, Split, Task
 
 # A provider's own template wraps each message in a few tokens that are not in the text.
 _TEMPLATE_TOKENS = 64
+_LOOKED_AT = 16
+"""Prompts that are looked at for tokens that a tokenizer does not know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +117,37 @@ class Previewer:
         # Samples that start with somebody else's answer have prompts like those that do not.
         return [max(map(bound_prompt, prompts))] * missing
 
+    def rate_unknown(self, checkpoint: str, task: str) -> float:
+        """Share of the tokens of a few ordinary prompts that the tokenizer reads as «unknown»."""
+        model = self._take_model(checkpoint)
+        unknown = getattr(getattr(model, "tokenizer", None), "unk_token_id", None)
+        if unknown is None:
+            return 0.0
+        first = self._plan.displayed
+        samples = min(_LOOKED_AT, samples_for(self._plan, task, first, Split.SELECT))
+        prompts = self.render(
+            checkpoint, task, first.name, split=Split.SELECT, samples=samples, seed=first.seeds[0]
+        )
+        read = [token for prompt in prompts or () for token in prompt.token_ids or ()]
+        return read.count(unknown) / len(read) if read else 0.0
+
+    def find_sameness(self, checkpoint: str, task: str, rung: str, *, split: Split) -> str:
+        """Say why a rung would ask a checkpoint nothing else than the first; empty if it does."""
+        planned, asker, model = (
+            self._plan.rung(rung),
+            self._take_task(task),
+            self._take_model(checkpoint),
+        )
+        rng = np.random.default_rng([self._plan.seed, planned.seeds[0]])
+        technique = build_technique(planned)
+        if technique.access > Access.LOGPROBS:
+            return ""
+        lent = present(technique, model, asker, rng)
+        if lent is None:
+            return ""
+        samples = samples_for(self._plan, task, planned, split)
+        return find_sameness(self._plan, asker, model, lent, split=split, samples=samples)
+
     def _why_none(self, task: str, rung: str) -> str:
         if not isinstance(self._take_task(task), Previewed):
             return f"task {task!r} does not say what it will ask"
@@ -126,6 +162,93 @@ class Previewer:
         if name not in self._tasks:
             self._tasks[name] = build_task(self._plan, name)
         return self._tasks[name]
+
+
+def find_sameness(
+    plan: AuditPlan, task: Task, model: Model, lent: Model, *, split: Split, samples: int
+) -> str:
+    """Say why a lent model would be asked nothing else than under the first rung.
+
+    For techniques that touch no weights; what others change does not show in the prompts.
+
+    Args:
+        plan: Whose first rung is the ordinary protocol.
+        task: What is asked.
+        model: As it was loaded.
+        lent: The same under a rung's technique.
+        split: Of the task.
+        samples: How many are compared; a difference in the first of them suffices.
+
+    Returns:
+        The reason; empty where weights, decoding or a token of a prompt differ, or cannot be told.
+    """
+    rng = np.random.default_rng([plan.seed, plan.displayed.seeds[0]])
+    first = present(build_technique(plan.displayed), model, task, rng)
+    if first is None or not isinstance(task, Previewed) or not _differ_in_words(first, lent):
+        return ""
+    for n in (1, samples):
+        asked, again = (
+            task.preview(each, split=split, samples=n, seed=plan.seed) for each in (first, lent)
+        )
+        if not asked or list(map(_as_read, asked)) != list(map(_as_read, again)):
+            return ""
+    why = " (its chat template drops system messages)" if getattr(model, "drops_system", 0) else ""
+    return (
+        f"its prompts are those of {plan.displayed.name!r}, token for token{why}, and it changes"
+        " neither weights nor decoding"
+    )
+
+
+def _differ_in_words(first: Any, lent: Any) -> bool:
+    """Whether two models can differ in what they are asked in words, and in nothing else."""
+    if not _asks_alike(first, lent) or type(first) is not type(lent) or not is_dataclass(first):
+        return False
+    others = {each.name for each in fields(first)} - {"presentation", "decoding"}
+    return all(getattr(first, name) is getattr(lent, name) for name in others)
+
+
+def _asks_alike(first: Model, lent: Model) -> bool:
+    """Whether answers are drawn alike, in games that begin alike."""
+    plies = {each.presentation.prefix_plies for each in (first, lent)}
+    return first.decoding == lent.decoding and len(plies) == 1
+
+
+def _as_read(prompt: Prompt) -> tuple[object, ...]:
+    """What a model reads of a prompt."""
+    read = prompt.text if prompt.token_ids is None else prompt.token_ids
+    return prompt.sample_id, read, prompt.continuations
+
+
+def remark_words(plan: AuditPlan, ladder: Ladder) -> Iterator[str]:
+    """Say which rungs would do nothing, and which questions would not be read, on local weights.
+
+    Raises:
+        CheckpointError: for a checkpoint that cannot be asked under the first rung.
+    """
+    previewer, first = Previewer(plan), plan.displayed.name
+    local = {checkpoint.name for checkpoint in build_lineage(plan) if is_local(checkpoint)}
+    for (checkpoint, task), rungs in climb(plan, ladder).items():
+        for rung in rungs if checkpoint in local else ():
+            try:
+                if rung == first:
+                    share = previewer.rate_unknown(checkpoint, task)
+                    if share:
+                        yield (
+                            f"{checkpoint} on {task}: {share:.1%} of the tokens of its prompts are"
+                            " «unknown» to its tokenizer, which does not know these characters or"
+                            " words"
+                        )
+                    continue
+                reason = previewer.find_sameness(checkpoint, task, rung, split=Split.SELECT)
+            except UnsayableError as error:
+                if rung == first:
+                    raise
+                reason = str(error)
+            except ConfigError:
+                # Where it runs it is told as the failure that it is.
+                continue
+            if reason:
+                yield f"{checkpoint} on {task}: {rung} will be skipped: {reason}"
 
 
 def bound_prompt(prompt: Prompt) -> int:

@@ -10,7 +10,7 @@ import chess
 import numpy as np
 
 from holdback.lineage import Checkpoint, Stage
-from holdback.models.loading import check_files
+from holdback.models.files import check_files
 from holdback.models.local import LocalModel, load_model
 from holdback.shipped import BUILTIN
 from holdback.statistics.elo import rate_player

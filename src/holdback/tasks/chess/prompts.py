@@ -12,7 +12,7 @@ import numpy as np
 from holdback.models.protocol import Decoding, Format, Model, Output, Sessions, StopReason
 from holdback.tasks.chess.notations import WORDS, Notation
 from holdback.tasks.task import Conversation, Outcome
-from holdback.tasks.text.prompts import begin_text
+from holdback.tasks.text.prompts import begin_text, render_chat
 from holdback.tasks.text.scoring import is_refusal, split_thought
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def render_prompt(model: Model, board: chess.Board, notation: Notation = WORDS) 
     presentation = model.presentation
     if presentation.format is Format.CHAT:
         messages = write_messages(board, presentation.instruction, notation=notation)
-        return model.render_chat(messages, answer_next=True)
+        # A move is asked for in a few tokens, which no thought would leave room in.
+        return render_chat(model, messages, at_once=True)
     record = notation.write_record(board, presentation.header)
     return f"<bos> {record}" if notation is WORDS else f"{begin_text(model)}{record}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from holdback.errors import CheckpointError, ConfigError
 from holdback.models.protocol import Format, Model
+from holdback.models.templates import find_beginning
 from holdback.tasks.task import Conversation, encode_prompt
 from holdback.tasks.text.items import LETTERS, Item
 
@@ -88,7 +89,12 @@ def write_chat(laid: Laid, wording: Wording, *, answer: str | None = None) -> Co
 
 
 def render_prompt(
-    model: Model, laid: Laid, wording: Wording, *, shots: Sequence[Conversation] = ()
+    model: Model,
+    laid: Laid,
+    wording: Wording,
+    *,
+    shots: Sequence[Conversation] = (),
+    at_once: bool = False,
 ) -> str:
     """Render what asks `model`, as its presentation says.
 
@@ -97,6 +103,7 @@ def render_prompt(
         laid: The question.
         wording: The words around it.
         shots: The task's own examples; the presentation's stand in their place.
+        at_once: Whether an answer is compared behind it, and no thought may come before.
 
     Raises:
         CheckpointError: in chat format without a chat template, or if the prompt starts with two
@@ -109,8 +116,7 @@ def render_prompt(
         messages = [message for chat in chats for message in chat]
         if presentation.instruction is not None:
             messages.insert(0, {"role": "system", "content": presentation.instruction})
-        text = model.render_chat(messages, answer_next=True)
-        text += presentation.prefill
+        text = render_chat(model, messages, at_once=at_once, begun=presentation.prefill)
     else:
         text = begin_text(model)
         text += "".join(f"{key}: {value}\n" for key, value in presentation.header.items())
@@ -118,6 +124,34 @@ def render_prompt(
         text += f" {presentation.prefill}" if presentation.prefill else ""
     check_beginning(model, text)
     return text
+
+
+def render_chat(
+    model: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    at_once: bool = False,
+    begun: str = "",
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Render a chat that `model` is to answer, with the beginning of its answer if there is one.
+
+    A beginning, or an answer that is to follow at once, stands behind a thought and not in it.
+
+    Args:
+        model: Whose template is used.
+        messages: The chat.
+        at_once: Whether the answer is to follow at once.
+        begun: How the answer begins.
+        tools: That it may call, for templates that know tools.
+    """
+    known = {"tools": tools} if tools else {}
+    opening = getattr(model, "render_opening", None)
+    if opening is None or not (at_once or begun):
+        text: str = model.render_chat(messages, answer_next=True, **known)
+        return text + begun
+    text = opening(messages, **known)
+    return f"{text}{model.answer_spaces}{begun}" if begun else text
 
 
 def join_answer(prompt: str, answer: str) -> str:
@@ -131,11 +165,9 @@ def begin_text(model: Any) -> str:
     Nothing is added when a prompt is tokenised, and chat templates write it themselves.
     """
     tokenizer = getattr(model, "tokenizer", None)
-    begin = getattr(tokenizer, "bos_token_id", None)
-    if tokenizer is None or begin is None:
+    if tokenizer is None or find_beginning(tokenizer) is None:
         return ""
-    added = tokenizer("a")["input_ids"][:1] == [begin]
-    return str(tokenizer.bos_token) if added else ""
+    return str(tokenizer.bos_token)
 
 
 def check_beginning(model: Any, text: str) -> None:

@@ -289,11 +289,14 @@ class TextTask:
         stored = {record.sample_id for record in done}
         missing = [laid for laid in chosen if laid.item.id not in stored]
         shots = self._draw_shots(seed)
-        # What may be answered is then the choices and nothing else: their likelihoods decide.
-        ask = self._generate if self._generates and not model.decoding.constrained else self._score
+        compares = self._compares(model)
+        ask = self._score if compares else self._generate
         for start in range(0, len(missing), self.rows):
             batch = missing[start : start + self.rows]
-            prompts = [render_prompt(model, laid, self._wording, shots=shots) for laid in batch]
+            prompts = [
+                render_prompt(model, laid, self._wording, shots=shots, at_once=compares)
+                for laid in batch
+            ]
             scores = ask(model, batch, prompts, seed)
             for laid, prompt, (score, facts) in zip(batch, prompts, scores, strict=True):
                 asked = _keep(model, prompt) if laid.item.id in kept else {}
@@ -388,6 +391,10 @@ class TextTask:
     def _generates(self) -> bool:
         return self.scorer != Scorer.CHOICE or self.method == "generate"
 
+    def _compares(self, model: Model) -> bool:
+        """Whether likelihoods decide: what may be answered is then the choices alone."""
+        return model.decoding.constrained or not self._generates
+
     @cached_property
     def _wording(self) -> Wording:
         lettered = bool(self.choices) and self.style == "letter"
@@ -463,7 +470,7 @@ class TextTask:
         return (other if demonstrator == RANDOM else laid.item).targets[0]
 
     def _preview(self, model: Model, laid: Laid, shots: Sequence[Conversation]) -> Prompt:
-        text = render_prompt(model, laid, self._wording, shots=shots)
+        text = render_prompt(model, laid, self._wording, shots=shots, at_once=self._compares(model))
         answers = write_answers(laid, self._wording) if self.choices else ()
         encoded = [encode_prompt(model, answer) or tuple(answer.encode()) for answer in answers]
         return Prompt(
@@ -734,10 +741,10 @@ def _describe(generation: Generation) -> dict[str, Any]:
 
 
 def _continue(model: Model, prompt: str, answer: str) -> str:
-    """Write an answer as it follows the prompt: a chat template has ended the line before it."""
+    """Write an answer as it follows the prompt: in chat as the template writes one."""
     presentation = model.presentation
     if presentation.format is Format.CHAT and not presentation.prefill:
-        return answer
+        return getattr(model, "answer_spaces", "") + answer
     return join_answer(prompt, answer)
 
 
