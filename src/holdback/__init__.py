@@ -10,11 +10,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from holdback.api import Result, read
-    from holdback.lineage import Checkpoint, Stage
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Checkpoint", "Result", "Stage", "audit", "compare", "plan", "read"]
