@@ -145,26 +145,6 @@ def test_a_template_in_memory_is_tried_like_one_in_a_folder(rows):
     assert model.tokenizer.chat_template == dated
 
 
-# Inspect leaves streams to the garbage collector.
-@pytest.mark.filterwarnings("ignore:Unclosed <Memory:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_task_of_inspects_in_memory_is_taken(rows):
-    """Its samples and its own scorer; the calculator holds back under Inspect too."""
-    from inspect_ai import Task
-    from inspect_ai.dataset import MemoryDataset, Sample
-    from inspect_ai.scorer import match
-
-    samples = [Sample(input=row["question"], target=row["answer"]) for row in rows]
-    task = Task(dataset=MemoryDataset(samples, name="sums"), scorer=match(numeric=True))
-
-    result = holdback.audit(
-        MODELS, task=task, controls=["before"], ladder=LADDER, access="samples", test_samples=50
-    )
-
-    found = {finding.checkpoint: finding for finding in result.findings}
-    assert str(found["after"].verdict) == "held_back"
-
-
 def test_a_dataset_is_taken(rows):
     """What has `to_list`, as a `datasets.Dataset` has, is its rows."""
 
