@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from inspect_ai.model import ChatMessageAssistant, ChatMessageTool, ChatMessageUser
 from inspect_ai.tool import ToolCall, ToolCallError, ToolInfo, ToolParam, ToolParams
@@ -234,6 +234,7 @@ JSON = st.recursive(
 )
 
 
+@example([{"note": "a tag </think> in a string"}])
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=3), min_size=1, max_size=3))
 def test_whatever_the_arguments_a_call_comes_back(arguments):
     """Any JSON, markers and quotes within strings included, unless a string closes the tag."""

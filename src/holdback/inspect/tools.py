@@ -163,8 +163,9 @@ def read_calls(text: str, tools: Sequence[Schema]) -> tuple[str, list[Call]]:
     """
     functions = {tool["function"]["name"]: tool["function"] for tool in tools}
     # What a model thinks of calling, it has not called.
-    thoughts, end_of_thoughts, said = text.rpartition(_END_OF_THOUGHTS)
-    words, calls, end = thoughts + end_of_thoughts, [], 0
+    start = _find_end_of_thoughts(text, functions)
+    said = text[start:]
+    words, calls, end = text[:start], [], 0
     for found in _MARKER.finditer(said):
         read = _read_marked(found, functions)
         kept = found[0] if any(call.error for call in read) else ""
@@ -174,6 +175,18 @@ def read_calls(text: str, tools: Sequence[Schema]) -> tuple[str, list[Call]]:
         return (words + said[end:]).strip(), calls
     bare = _read_bare(said, functions)
     return (text, []) if bare is None else (words, bare)
+
+
+def _find_end_of_thoughts(text: str, functions: Mapping[str, Schema]) -> int:
+    """Find where thoughts end: behind the last such tag that is not a word of a call's own JSON."""
+    spans = [
+        found.span()
+        for found in _MARKER.finditer(text)
+        if not any(call.error for call in _read_marked(found, functions))
+    ]
+    ends = [found.end() for found in re.finditer(re.escape(_END_OF_THOUGHTS), text)]
+    outside = [end for end in ends if not any(first < end < last for first, last in spans)]
+    return max(outside, default=0)
 
 
 _MARKER = re.compile(
