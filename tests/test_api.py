@@ -1,8 +1,10 @@
 """Holdback from Python: what it does is what the commands do."""
 
+import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,9 +107,15 @@ def test_what_is_missing_is_said_with_what_it_costs(rows):
     assert {str(f.verdict) for f in alone.findings} == {"inconclusive"}
 
 
+def make_own_model():
+    """A model with a tokenizer of its own: that of `make_text_model` is shared by all tests."""
+    model = make_text_model()
+    return replace(model, tokenizer=copy.deepcopy(model.tokenizer))
+
+
 def test_models_in_memory_are_taken(rows):
     """A model and its tokenizer: known by what they hold, and left as they were."""
-    model = make_text_model()
+    model = make_own_model()
     model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
     before = {name: tensor.clone() for name, tensor in model.weights.state_dict().items()}
     tuning = {"demonstrator": "correct", "n": 2, "steps": 2}
@@ -127,7 +135,7 @@ def test_models_in_memory_are_taken(rows):
 
 def test_a_template_in_memory_is_tried_like_one_in_a_folder(rows):
     """One that leaves out the question is refused before anything runs; a date is fixed."""
-    model = make_text_model()
+    model = make_own_model()
     lent = {"mine": (model.weights, model.tokenizer)}
     model.tokenizer.chat_template = "{% for m in messages %}{{ m.content.text }}{% endfor %}"
 

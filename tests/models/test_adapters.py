@@ -101,7 +101,9 @@ def test_an_adapters_tokenizer_with_another_vocabulary_is_refused(base, tmp_path
     train_tokenizer().save_pretrained(adapter)
 
     for refuse in (try_checkpoint, load_weights):
-        with pytest.raises(CheckpointError, match=r"the\s+vocabulary of its base, got id \d+ for"):
+        with pytest.raises(
+            CheckpointError, match=r"the\s+vocabulary of its base, got id (\d+|None) for"
+        ):
             refuse(make(base, adapter))
 
 

@@ -173,7 +173,8 @@ def _check_vocabulary(
     given, expected = (
         tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) for tokenizer in (own, base)
     )
-    token = next((token for token, at in expected.items() if given.get(token) != at), None)
+    by_id = sorted(expected, key=lambda token: expected[token])
+    token = next((token for token in by_id if given.get(token) != expected[token]), None)
     if token is not None:
         raise CheckpointError(
             f"checkpoint {name!r}: expected the tokenizer in its adapter's folder to have the"
