@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from holdback.errors import CheckpointError
+from holdback.extensions import digest_file
 from holdback.lineage import Checkpoint
 from holdback.models.adapters import check_type
-from holdback.models.hub import HUB, Repo, fetch_repo, parse_repo
+from holdback.models.hub import HUB, Repo, fetch_repo, is_read, parse_repo
 from holdback.models.templates import TODAY, writes_date
 from holdback.models.tensors import explaining
 from holdback.shipped import BUILTIN, find_weights
@@ -202,11 +203,11 @@ def remark_files(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def digest_checkpoint(checkpoint: Checkpoint) -> str:
-    """SHA-256 over what makes up a checkpoint: the names and contents of its files.
+    """SHA-256 over what makes up a checkpoint: the names and contents of the files that are read.
 
     A repository is its id and its commit, which names its contents as well. The number format
     counts where it is not float32; the device, which moves outcomes by rounding alone, does not.
-    Nor does what a trainer left beside the weights to go on from.
+    Nor does what is never read: a model card, or what a trainer left to go on from.
     """
     digest = hashlib.sha256()
     for reference, repo in find_repos(checkpoint).items():
@@ -214,11 +215,9 @@ def digest_checkpoint(checkpoint: Checkpoint) -> str:
             digest.update(f"{HUB}{repo}".encode())
             continue
         folder = resolve_folder(reference)
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            if _LEFTOVER.fullmatch(file.name):
-                continue
-            digest.update(file.relative_to(folder).as_posix().encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        for file in sorted(filter(is_read, folder.iterdir())):
+            digest.update(file.name.encode())
+            digest.update(bytes.fromhex(digest_file(file)))
     digest.update(b"chat" if checkpoint.chat else b"completion")
     if checkpoint.dtype not in (None, "float32"):
         digest.update(str(checkpoint.dtype).encode())

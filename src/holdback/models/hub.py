@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Self
 
@@ -41,6 +42,11 @@ _SMALL = [
 _WEIGHTS = ["*.safetensors"]
 # Folders hold other formats of the same weights, and so does Mistral's consolidated file.
 _IGNORED = ["*/*", "consolidated*"]
+
+
+def is_read(file: Path) -> bool:
+    """Tell whether a checkpoint's file is one that loading may read, of a folder as of the hub."""
+    return file.is_file() and any(fnmatch(file.name, each) for each in (*_SMALL, *_WEIGHTS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
