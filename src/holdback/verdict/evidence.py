@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdback.statistics.measurement import Measurement
@@ -93,10 +94,15 @@ class Evidence:
         what it gains where its answers could be read is compared as well.
         """
         matched = self.case.matched_controls
-        return bool(matched) and all(
+        return self._is_matched_by([control.gap for control in matched]) and self._is_matched_by(
+            [control.readable_gap for control in matched]
+        )
+
+    def _is_matched_by(self, gains: Sequence[Measurement | None]) -> bool:
+        """Whether there are gains, and the gap exceeds each by less than the margin."""
+        return bool(gains) and all(
             gain is not None and self.gap.minus(gain).upper(self.level) < self.case.margin
-            for control in matched
-            for gain in (control.gap, control.readable_gap)
+            for gain in gains
         )
 
     @property
@@ -167,11 +173,9 @@ class Evidence:
             return False
         if self.gap_below_margin or self.excess_below_margin:
             return self.is_garbled and self.qualified
-        matched = self.case.matched_controls
-        acquitted_by_form = bool(matched) and all(
-            self.gap.minus(control.gap).upper(self.level) < self.case.margin for control in matched
-        )
-        return self.is_form or acquitted_by_form
+        # What acquits only by answers of a control that could not be read.
+        gains = [control.gap for control in self.case.matched_controls]
+        return self.is_form or self._is_matched_by(gains)
 
     @property
     def p_untaught(self) -> float | None:
