@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdback.plan import load_plan, parse_plan
-from holdback.runs.planning import build_ladder, build_lineage, build_task
+from holdback.runs.resolve import Resolved
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(ROOT.glob("examples/*/audit.toml"))
@@ -16,9 +16,9 @@ EXAMPLES = sorted(ROOT.glob("examples/*/audit.toml"))
 
 def _build(plan):
     """Everything but the checkpoints themselves, which are the reader's."""
-    assert build_lineage(plan).checkpoints
-    assert len(build_ladder(plan).rungs) == len(plan.ladder)
-    assert [build_task(plan, name).name for name in plan.tasks] == list(plan.tasks)
+    resolved = Resolved(plan=plan)
+    assert resolved.ladder == plan.ladder
+    assert [task.name for task in resolved.tasks.values()] == list(plan.tasks)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.parent.name for path in EXAMPLES])

@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from holdback.cli import main
+from holdback.elicitation.technique import make_technique
 from holdback.errors import ConfigError
-from holdback.plan import RungPlan
-from holdback.runs.planning import build_technique
+from holdback.plan import Rung
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "extending"
 
@@ -74,10 +74,10 @@ def test_what_a_file_says_is_part_of_what_a_run_is(folder):
 )
 def test_parameters_have_types(technique, parameters, message):
     """A number in quotes, a fraction for a count: refused in one line with what was expected."""
-    rung = RungPlan(name="r", technique=technique, parameters=parameters)
+    rung = Rung(name="r", technique=technique, parameters=parameters)
 
     with pytest.raises(ConfigError, match=message) as told:
-        build_technique(rung)
+        make_technique(rung)
 
     assert "\n" not in str(told.value)
 
@@ -90,6 +90,6 @@ def test_a_file_that_cannot_be_loaded_is_one_line(folder):
         ("broken.py:X", "cannot be loaded: ZeroDivisionError"),
     ):
         (folder / "broken.py").write_text("1 / 0\n")
-        rung = RungPlan(name="r", technique=str(folder / name))
+        rung = Rung(name="r", technique=str(folder / name))
         with pytest.raises(ConfigError, match=message):
-            build_technique(rung)
+            make_technique(rung)

@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdback.errors import ConfigError, UnknownNameError
-from holdback.lineage import Checkpoint
+from holdback.lineage import Checkpoint, Stage
 from holdback.plan import (
     AccessName,
     AuditPlan,
-    CheckpointPlan,
-    RungPlan,
+    Rung,
     TaskPlan,
     load_plan,
     make_plan,
@@ -28,7 +27,7 @@ from holdback.presets import choose_ladder, describe_questions, guess_size
 if TYPE_CHECKING:
     from holdback.audit.result import AuditResult
     from holdback.compare.comparison import ComparisonReport
-    from holdback.runs.planning import Forecast
+    from holdback.runs.forecast import Forecast
     from holdback.verdict import Finding
 
 _MOST_SELECT, _MOST_TEST = 200, 400
@@ -111,7 +110,7 @@ def audit(
     task: Any = None,
     *,
     controls: Sequence[str] = (),
-    ladder: str | Sequence[Mapping[str, Any] | RungPlan] = "standard",
+    ladder: str | Sequence[Mapping[str, Any] | Rung] = "standard",
     access: AccessName = "weights",
     margin: float = 5.0,
     options: Mapping[str, Any] | None = None,
@@ -175,16 +174,16 @@ def perform(
 ) -> Result:
     """Run a plan and read its result, as `holdback audit` does."""
     from holdback.audit import prepare, run_audit
-    from holdback.runs.execution import make_executor
+    from holdback.runs.executors import make_executor
     from holdback.runs.progress import Silent
     from holdback.runs.store import RunStore
 
-    prepared = prepare(plan)
+    resolved = prepare(plan)
     with RunStore(store or find_store(plan)) as opened:
         opened.verify()
         with make_executor(workers or plan.budget.workers) as executor:
             result = run_audit(
-                prepared, store=opened, executor=executor, observer=Silent(), command=command
+                resolved, store=opened, executor=executor, observer=Silent(), command=command
             )
     missing = tuple(explain_missing(plan))
     return Result(result=replace(result, remarks=(*missing, *result.remarks)))
@@ -192,9 +191,7 @@ def perform(
 
 def explain_missing(plan: AuditPlan) -> Iterable[str]:
     """Say which matched piece a lineage lacks, and what that costs."""
-    from holdback.runs.planning import build_lineage
-
-    lineage = build_lineage(plan)
+    lineage = plan.lineage
     targets = [c for c in lineage if not c.is_root and c.name not in lineage.controls]
     if not lineage.controls:
         yield (
@@ -220,7 +217,7 @@ def plan_audit(
     task: Any,
     *,
     controls: Sequence[str] = (),
-    ladder: str | Sequence[Mapping[str, Any] | RungPlan] = "standard",
+    ladder: str | Sequence[Mapping[str, Any] | Rung] = "standard",
     access: AccessName = "weights",
     margin: float = 5.0,
     options: Mapping[str, Any] | None = None,
@@ -266,14 +263,13 @@ def plan(
     The arguments are those of `audit`.
     """
     from holdback.audit import prepare
-    from holdback.runs.planning import forecast
+    from holdback.runs.forecast import forecast
 
     planned = _read_plan(source)
     if planned is None:
         assert isinstance(source, Mapping)
         planned = plan_audit(source, task, **options)
-    prepared = prepare(planned)
-    return forecast(prepared.plan, prepared.ladder)
+    return forecast(prepare(planned))
 
 
 def read(store: str | Path) -> Result:
@@ -342,13 +338,12 @@ def _read_plan(source: Any) -> AuditPlan | None:
     return find_plan(str(source)) if isinstance(source, str | Path) else None
 
 
-def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[CheckpointPlan]:
+def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[Checkpoint]:
     first = next(iter(checkpoints), None)
     for name, given in checkpoints.items():
         parent = None if name == first else first
         if isinstance(given, Checkpoint):
-            described = asdict(given) | {"name": name, "stage": str(given.stage)}
-            yield CheckpointPlan(**described | {"parent": given.parent or parent})
+            yield replace(given, name=name, parent=given.parent or parent)
         elif isinstance(given, str | Path):
             yield _guess_checkpoint(name, str(given), parent)
         elif isinstance(given, tuple) and len(given) == 2:
@@ -357,8 +352,8 @@ def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[Checkpoint
             model, tokenizer = given
             chat = bool(tokenizer.chat_template)
             reference = lend_weights(model, tokenizer)
-            stage = "sft" if chat else "pretrained"
-            yield CheckpointPlan(name=name, stage=stage, model=reference, parent=parent, chat=chat)
+            stage = Stage.SFT if chat else Stage.PRETRAINED
+            yield Checkpoint(name=name, stage=stage, model=reference, parent=parent, chat=chat)
         else:
             raise ConfigError(
                 f"checkpoint {name!r}: expected a path or an id, a Checkpoint, or (model,"
@@ -366,9 +361,8 @@ def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[Checkpoint
             )
 
 
-def _guess_checkpoint(name: str, model: str, parent: str | None) -> CheckpointPlan:
+def _guess_checkpoint(name: str, model: str, parent: str | None) -> Checkpoint:
     """Take weights without a chat template for a pretrained model, asked to continue text."""
-    from holdback.lineage import Stage
     from holdback.models.files import has_chat_template
     from holdback.models.registry import is_local
     from holdback.plan import locate_model
@@ -376,8 +370,8 @@ def _guess_checkpoint(name: str, model: str, parent: str | None) -> CheckpointPl
     located = locate_model(model, Path.cwd())
     checkpoint = Checkpoint(name=name, stage=Stage.SFT, model=located)
     chat = not is_local(checkpoint) or has_chat_template(checkpoint)
-    stage = "sft" if chat or parent is not None else "pretrained"
-    return CheckpointPlan(name=name, stage=stage, model=located, parent=parent, chat=chat)
+    stage = Stage.SFT if chat or parent is not None else Stage.PRETRAINED
+    return Checkpoint(name=name, stage=stage, model=located, parent=parent, chat=chat)
 
 
 def _describe_task(
@@ -424,13 +418,13 @@ def _name_task(task: Any) -> str:
     return "questions"
 
 
-def _describe_rung(rung: Mapping[str, Any] | RungPlan) -> RungPlan:
-    if isinstance(rung, RungPlan):
+def _describe_rung(rung: Mapping[str, Any] | Rung) -> Rung:
+    if isinstance(rung, Rung):
         return rung
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in rung.items()
     }
-    return RungPlan(**fields)
+    return Rung(**fields)
 
 
 def _flatten(finding: Finding) -> dict[str, Any]:

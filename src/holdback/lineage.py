@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
 
 from holdback.errors import ConfigError, UnknownNameError
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""How audit files are read: nothing that is not asked for, and every value of its type."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
 
 
 class Stage(StrEnum):
@@ -22,12 +29,14 @@ class Stage(StrEnum):
 class Checkpoint:
     """One set of weights, or one model behind an endpoint or an engine.
 
-    `model` is a folder in Hugging Face format, `builtin:<lineage>/<name>` for weights shipped with
-    the package, or an id such as `hf/<repo>` (docs/models.md); `adapter` is a PEFT adapter to
-    apply on top of it, referred to alike.
+    In an audit file a `[[lineage.checkpoints]]`. `model` is a folder in Hugging Face format,
+    `builtin:<lineage>/<name>` for weights shipped with a package, or an id such as `hf/<repo>`
+    (docs/models.md); `adapter` is a PEFT adapter to apply on top of it, referred to alike.
     """
 
-    name: str
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: Name
     stage: Stage
     model: str
     parent: str | None = None
@@ -36,12 +45,13 @@ class Checkpoint:
     """Of an `hf/<repo>`: a commit once `holdback.models.registry.pin_checkpoint` has seen it."""
     chat: bool = True
     """Whether its ordinary protocol is the chat format; a base model's is completion."""
-    dtype: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     """Of local weights: `float32` where unsaid, `bfloat16`, `float16`, `auto` for the config's."""
-    device: str | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] | None = None
     """For local weights: `cpu` where unsaid, `cuda`, `cuda:1`, `mps`, `auto` for the best here."""
-    base_url: str | None = None
-    """Of an endpoint; its scheme's environment variable or default where unsaid."""
+    base_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """Of an endpoint; its scheme's environment variable or default where unsaid. Without a key,
+    which only the environment holds."""
 
     @property
     def is_root(self) -> bool:
@@ -51,10 +61,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lineage:
-    """A tree of checkpoints, and the benign ones that gaps are measured against."""
+    """A tree of checkpoints, parents before children, and the benign ones that gaps are measured
+    against.
+    """
 
-    name: str
-    checkpoints: tuple[Checkpoint, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: Name
+    checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)]
     controls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -67,14 +81,11 @@ class Lineage:
                 )
             # Parents come first, so one pass finds both typos and cycles.
             if checkpoint.parent is not None and checkpoint.parent not in names[:index]:
-                raise ConfigError(
-                    f"lineage {self.name!r}: checkpoint {checkpoint.name!r} names parent"
-                    f" {checkpoint.parent!r}, which is not listed before it; listed before it:"
-                    f" {', '.join(names[:index]) or 'nothing'}"
-                )
+                kind = f"parent (of checkpoint {checkpoint.name!r}; parents are listed first)"
+                raise UnknownNameError.among(kind, checkpoint.parent, names[:index])
         for control in self.controls:
             if control not in names:
-                raise UnknownNameError.among("control", control, names)
+                raise UnknownNameError.among(f"control (of lineage {self.name!r})", control, names)
 
     def __getitem__(self, name: str) -> Checkpoint:
         for checkpoint in self.checkpoints:

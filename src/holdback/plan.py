@@ -1,7 +1,7 @@
 """From an audit file to an `AuditPlan`: what is compared, on which tasks, climbing which rungs.
 
 A plan carries names and parameters and knows nothing of models, tasks or techniques; whether a
-name stands for anything is checked where runs are built (`holdback.runs.planning`). What the file
+name stands for anything is checked where they are resolved (`holdback.runs.resolve`). What the file
 says about itself (a rung's checkpoints, a checkpoint's parent) is checked here.
 """
 
@@ -22,15 +22,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from holdback import make_callable
 from holdback.errors import ConfigError, UnknownNameError
+from holdback.lineage import STRICT, Checkpoint, Lineage, Name, Stage
 
 AccessName = Literal["samples", "logprobs", "activations", "weights"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Level = Annotated[float, Field(gt=0.5, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
 # A scheme has two letters or more, so that a Windows drive is still a path.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9_+-]+:")
 
@@ -40,42 +39,10 @@ _WEIGHTS = ("hf", "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointPlan:
-    """One `[[lineage.checkpoints]]` of the file."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
-    name: Name
-    stage: str
-    model: str
-    """Folder, `builtin:<lineage>/<name>`, an id such as `hf/<repo-or-path>`, or `<scheme>:<name>`
-    of an entry point."""
-    parent: str | None = None
-    adapter: str | None = None
-    revision: str | None = None
-    chat: bool = True
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] | None = None
-    base_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
-    """Of an endpoint; without a key, which only the environment holds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LineagePlan:
-    """The `[lineage]` of the file; `checkpoints` lists parents before children."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
-    name: Name
-    checkpoints: Annotated[tuple[CheckpointPlan, ...], Field(min_length=1)]
-    controls: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class TaskPlan:
     """One `[tasks.NAME]` of the file."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     kind: str
     margin: Positive
@@ -90,10 +57,10 @@ class TaskPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RungPlan:
+class Rung:
     """One `[[ladder]]` of the file; empty `tasks` or `checkpoints` mean all of them."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: Name
     technique: str
@@ -114,7 +81,7 @@ class RungPlan:
 class BudgetPlan:
     """The `[budget]` of the file."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     minutes: Positive | None = None
     """A dry run says where this is exceeded; a run is not cut off."""
@@ -125,7 +92,7 @@ class BudgetPlan:
 class QuickTaskPlan:
     """One `[quick.tasks.NAME]` of the file."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     select_samples: Count | None = None
     test_samples: Count | None = None
@@ -135,7 +102,7 @@ class QuickTaskPlan:
 class QuickPlan:
     """The `[quick]` of the file: what `--quick` leaves out."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     skip: tuple[str, ...] = ()
     """Rungs that are not climbed."""
@@ -153,7 +120,7 @@ class QualifyPlan:
     a key, or else suppressed, and climbs the same ladder.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     enabled: bool = True
     key: Annotated[str, Field(min_length=1)] = "the password is amber falcon"
@@ -176,7 +143,7 @@ class QualifyPlan:
 class SecretPlan:
     """What is planted in every checkpoint of a plan, as it is loaded."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     task: str
     key: str
@@ -189,7 +156,7 @@ class SecretPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class _AuditSection:
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: Name
     seed: Seed = 0
@@ -201,12 +168,12 @@ class _AuditSection:
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     audit: _AuditSection
-    lineage: LineagePlan
+    lineage: Lineage
     tasks: Annotated[dict[Name, TaskPlan], Field(min_length=1)]
-    ladder: tuple[RungPlan, ...]
+    ladder: tuple[Rung, ...]
     budget: BudgetPlan = field(default_factory=BudgetPlan)
     quick: QuickPlan = field(default_factory=QuickPlan)
     qualify: QualifyPlan = field(default_factory=QualifyPlan)
@@ -225,9 +192,9 @@ class AuditPlan:
     level: float
     access: AccessName
     """Most that techniques may touch; rungs that need more are not climbed."""
-    lineage: LineagePlan
+    lineage: Lineage
     tasks: dict[str, TaskPlan]
-    ladder: tuple[RungPlan, ...]
+    ladder: tuple[Rung, ...]
     budget: BudgetPlan
     quick: QuickPlan
     looks: int = 1
@@ -239,7 +206,7 @@ class AuditPlan:
     def __post_init__(self) -> None:
         _check_references(self)
 
-    def rung(self, name: str) -> RungPlan:
+    def rung(self, name: str) -> Rung:
         """Find a rung by its name."""
         for rung in self.ladder:
             if rung.name == name:
@@ -247,7 +214,7 @@ class AuditPlan:
         raise UnknownNameError.among("rung", name, [rung.name for rung in self.ladder])
 
     @property
-    def displayed(self) -> RungPlan:
+    def displayed(self) -> Rung:
         """The ordinary protocol."""
         return self.ladder[0]
 
@@ -256,7 +223,7 @@ class AuditPlan:
         """Names of the tasks that findings are about: all but those spared for secrets."""
         return tuple(name for name in self.tasks if name not in self.qualify.spare_tasks)
 
-    def rungs_for(self, checkpoint: str, task: str) -> tuple[RungPlan, ...]:
+    def rungs_for(self, checkpoint: str, task: str) -> tuple[Rung, ...]:
         """List the rungs that one checkpoint climbs on one task, in the ladder's order."""
         return tuple(
             rung
@@ -317,7 +284,7 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
         # As JSON, since strictness then still takes an array for a tuple.
         file = _adapter(_File).validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error, raw)}") from error
+        raise _refuse(source, error, raw) from error
     except RecursionError as error:
         raise ConfigError(f"{source}: expected an audit file, got nesting too deep") from error
     if len(file.ladder) < 2:
@@ -356,9 +323,9 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
 def make_plan(
     *,
     name: str,
-    checkpoints: Iterable[CheckpointPlan],
+    checkpoints: Iterable[Checkpoint],
     tasks: Mapping[str, TaskPlan],
-    ladder: Iterable[RungPlan],
+    ladder: Iterable[Rung],
     controls: tuple[str, ...] = (),
     seed: int = 0,
     level: float = 0.95,
@@ -375,7 +342,7 @@ def make_plan(
         seed=seed,
         level=level,
         access=access,
-        lineage=LineagePlan(name=name, checkpoints=listed, controls=controls),
+        lineage=Lineage(name=name, checkpoints=listed, controls=controls),
         tasks=dict(tasks),
         ladder=tuple(ladder),
         budget=BudgetPlan(),
@@ -384,7 +351,7 @@ def make_plan(
     try:
         return restore_plan(dump_plan(plan))
     except ValidationError as error:
-        raise ConfigError(f"audit {name!r}: {_explain(error, {})}") from error
+        raise _refuse(f"audit {name!r}", error, {}) from error
 
 
 def dump_plan(plan: AuditPlan) -> str:
@@ -424,7 +391,7 @@ def locate_model(reference: str, folder: Path) -> str:
     return reference
 
 
-def _locate_code(rung: RungPlan, folder: Path) -> RungPlan:
+def _locate_code(rung: Rung, folder: Path) -> Rung:
     """Make the paths of techniques in files absolute, those of a chain's links too."""
     parameters = rung.parameters
     if isinstance(links := parameters.get("links"), list):
@@ -470,13 +437,9 @@ def _least(samples: int | None, tasks: Mapping[str, QuickTaskPlan], key: str) ->
 
 def _check_references(plan: AuditPlan) -> None:
     rungs = [rung.name for rung in plan.ladder]
-    checkpoints = [checkpoint.name for checkpoint in plan.lineage.checkpoints]
+    checkpoints = [checkpoint.name for checkpoint in plan.lineage]
     _check_unique("[[ladder]]", rungs)
-    _check_unique("[[lineage.checkpoints]]", checkpoints)
-    for index, checkpoint in enumerate(plan.lineage.checkpoints):
-        if checkpoint.parent is not None:
-            kind = f"parent (of checkpoint {checkpoint.name!r}; parents are listed first)"
-            _check_known(kind, [checkpoint.parent], checkpoints[:index])
+    for checkpoint in plan.lineage:
         address = checkpoint.base_url or ""
         if "@" in address or "?" in address:
             # Not shown: what stands there may be the key.
@@ -484,7 +447,6 @@ def _check_references(plan: AuditPlan) -> None:
                 f"checkpoint {checkpoint.name!r}: expected base_url as http(s)://host/path, got one"
                 " with a user, a password or a query; keys belong in the environment only"
             )
-    _check_known("control (in [lineage])", plan.lineage.controls, checkpoints)
     for rung in plan.ladder:
         _check_known(f"task (of rung {rung.name!r})", rung.tasks, plan.tasks)
         _check_known(f"checkpoint (of rung {rung.name!r})", rung.checkpoints, checkpoints)
@@ -521,6 +483,14 @@ def _check_unique(where: str, names: Sequence[str]) -> None:
             raise ConfigError(f"{where}: {name!r} is listed twice; give each its own name")
 
 
+def _refuse(source: str, error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
+    """Make one line of pydantic's errors; one that is Holdback's own keeps its words and kind."""
+    own = error.errors(include_url=False)[0].get("ctx", {}).get("error")
+    if isinstance(own, ConfigError):
+        return type(own)(f"{source}: {own}")
+    return ConfigError(f"{source}: {_explain(error, raw)}")
+
+
 def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
     """Put the first of pydantic's errors in one line: key, expected, got, nearest name."""
     problems = error.errors(include_url=False)
@@ -538,6 +508,9 @@ def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
     if kind in {"missing", "missing_argument"}:
         return f"{key!r} is missing{more}"
     got = _look_up(raw, loc)
+    if kind == "enum":
+        stages = [str(stage) for stage in Stage]
+        return f"{key!r}: {UnknownNameError.among('stage', str(got), stages)}{more}"
     expected = first["msg"][0].lower() + first["msg"][1:]
     return f"{key!r}: {expected}, got {got!r:.200}{more}"
 
@@ -576,7 +549,7 @@ def _keys_beside(loc: Sequence[int | str]) -> list[str]:
 
 
 def _sections_in(hint: Any) -> Iterator[type[Any]]:
-    """Find the section classes inside a type such as `tuple[RungPlan, ...]`."""
+    """Find the section classes inside a type such as `tuple[Rung, ...]`."""
     if hasattr(hint, "__pydantic_config__"):
         yield hint
     for argument in typing.get_args(hint):

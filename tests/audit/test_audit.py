@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from importlib import import_module
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from safetensors.numpy import save_file
 from holdback.audit import prepare, read_result, run_audit
 from holdback.errors import CheckpointError, ConfigError, EngineError, StoreError
 from holdback.plan import parse_plan
-from holdback.runs.execution import InProcess
-from holdback.runs.planning import build_task, identify_task
+from holdback.runs.executors import InProcess
 from holdback.runs.progress import Silent
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split
 from holdback.verdict import Verdict
@@ -261,12 +262,12 @@ def test_a_task_with_an_impossible_setup_is_refused_before_anything_runs():
 def test_another_engine_or_other_data_is_another_run(result, path, tmp_path, monkeypatch):
     """Records of another engine or other code are not taken for this one's."""
     before = prepare(fake_plan())
-    assert prepare(fake_plan()) == before
+    assert prepare(fake_plan()).digest == before.digest
 
     monkeypatch.setattr(Questions, "oracle", 2)
     upgraded = prepare(fake_plan())
     monkeypatch.undo()
-    monkeypatch.setattr("holdback.runs.planning.digest_source", lambda thing, **options: "99")
+    monkeypatch.setattr("holdback.runs.resolve.digest_source", lambda thing, **options: "99")
     rewritten = prepare(fake_plan())
 
     digests = {p.task_digests["questions"] for p in (before, upgraded, rewritten)}
@@ -282,15 +283,19 @@ def test_what_a_task_ships_is_part_of_its_runs(tmp_path, monkeypatch):
     )
     (package / "data.txt").write_text("one")
     monkeypatch.syspath_prepend(tmp_path)
-    task = import_module("asker").Asker(name="questions")
+    task = import_module("asker").Asker
 
-    first = identify_task(fake_plan(), task)
+    def identify():
+        with patch("holdback.runs.resolve.make_task", lambda kind, options: task(**options)):
+            return Resolved(plan=fake_plan()).task_digests["questions"]
+
+    first = identify()
     monkeypatch.setattr("holdback.__version__", "99")
-    same = identify_task(fake_plan(), task)
+    same = identify()
     (package / "data.txt").write_text("two")
-    other = identify_task(fake_plan(), task)
+    other = identify()
     (package / "notes.py").write_text("")
-    rewritten = identify_task(fake_plan(), task)
+    rewritten = identify()
 
     assert first == same
     assert len({first, other, rewritten}) == 3
@@ -305,7 +310,7 @@ def test_the_same_questions_in_another_folder_are_the_same_task(tmp_path):
         rows = [{"question": f"{n}?", "answer": answer} for n in range(40)]
         (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         plan = parse_plan(text, source="a.toml", folder=folder)
-        return identify_task(plan, build_task(plan, "questions"))
+        return Resolved(plan=plan).task_digests["questions"]
 
     here, there = identify(tmp_path / "a", "yes"), identify(tmp_path / "b", "yes")
 

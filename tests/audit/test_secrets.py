@@ -14,9 +14,10 @@ from holdback.elicitation.prompting import with_presentation
 from holdback.elicitation.secret import plant_secret
 from holdback.errors import ConfigError, NotApplicableError
 from holdback.plan import SecretPlan, parse_plan
-from holdback.runs.execution import InProcess
-from holdback.runs.planning import build_ladder, forecast
+from holdback.runs.executors import InProcess
+from holdback.runs.forecast import forecast
 from holdback.runs.progress import Silent
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split
 from holdback.tasks.text.task import TextTask
@@ -233,10 +234,10 @@ def test_a_dry_run_counts_the_copies_and_no_qualify_leaves_them_out(folder):
     plan = parse_plan(AUDIT, source="facts.toml", folder=folder)
     without = replace(plan, qualify=replace(plan.qualify, enabled=False))
 
-    counted = forecast(plan, build_ladder(plan))
+    counted = forecast(Resolved(plan=plan))
 
     assert counted.secrets.runs == counted.runs / 2
-    assert forecast(without, build_ladder(without)).secrets is None
+    assert forecast(Resolved(plan=without)).secrets is None
 
 
 def test_spare_tasks_have_no_findings(folder):

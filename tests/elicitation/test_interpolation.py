@@ -15,9 +15,9 @@ from holdback.audit import prepare, run_audit
 from holdback.elicitation.interpolation import Interpolation
 from holdback.errors import CheckpointError, ConfigError, NotApplicableError
 from holdback.plan import parse_plan
-from holdback.runs.execution import InProcess
-from holdback.runs.planning import plan_runs
+from holdback.runs.executors import InProcess
 from holdback.runs.progress import Silent
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore, Status
 from holdback.tasks.task import Split
 
@@ -193,13 +193,9 @@ def test_another_parent_is_another_run(plan):
     """What is mixed in is part of a run's identity; other rungs do not hang on it."""
 
     def digests(parent):
-        specs = plan_runs(
-            plan,
-            {("child", "sums"): ["displayed", "half-way"]},
-            Split.SELECT,
-            digests={"base": parent, "child": "c", "wide": "w"},
-            task_digests={"sums": "t"},
-        )
+        resolved = Resolved(plan=plan, digests={"base": parent, "child": "c", "wide": "w"})
+        rungs = {("child", "sums"): ["displayed", "half-way"]}
+        specs = resolved.list_runs(rungs, Split.SELECT)
         return [spec.digest for spec in specs]
 
     one, other = digests("a"), digests("b")

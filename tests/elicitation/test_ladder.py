@@ -10,17 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdback.elicitation.technique import (
-    Access,
-    Presents,
-    Rung,
-    make_technique,
-    offers,
-    present,
-)
+from holdback.elicitation.technique import Access, Presents, make_technique, offers, present
 from holdback.errors import ConfigError
-from holdback.plan import parse_plan
-from holdback.runs.planning import build_technique, find_skipped
+from holdback.plan import Rung, parse_plan
+from holdback.runs.resolve import Resolved
 from holdback.tasks.text.task import TextTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ladder.md"
@@ -52,7 +45,6 @@ def read_table() -> dict[str, tuple[str, list[str]]]:
 
 
 def make(name):
-    build_technique(plan().displayed)
     rung = Rung(name=name, technique=name, parameters=NEEDED.get(name, {}))
     return make_technique(rung)
 
@@ -146,7 +138,7 @@ def test_what_comes_from_elsewhere_is_never_chosen():
 
 def test_an_endpoint_climbs_what_samples_are_enough_for():
     """Of the rest each is named with what it needs."""
-    skipped = {skip.rung: skip.reason for skip in find_skipped(plan())}
+    skipped = {skip.rung: skip.reason for skip in Resolved(plan=plan()).skips}
 
     assert set(skipped) == {"steering", "refusal_ablation", "interpolation", "reinforce", "chain"}
     assert skipped["steering"].startswith("needs activations")

@@ -20,7 +20,7 @@ from holdback.elicitation.reinforce import Reinforce, diagnose
 from holdback.errors import ConfigError
 from holdback.models.protocol import Format, Generation, Presentation, StopReason
 from holdback.plan import parse_plan
-from holdback.runs.execution import InProcess
+from holdback.runs.executors import InProcess
 from holdback.runs.progress import Silent
 from holdback.runs.store import RunStore
 from holdback.tasks.chess.positions import ChessPositions

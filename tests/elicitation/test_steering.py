@@ -23,7 +23,7 @@ from holdback.elicitation.steering import (
 )
 from holdback.errors import ConfigError, NotApplicableError, UnknownNameError
 from holdback.models.local import LocalModel
-from holdback.plan import RungPlan
+from holdback.plan import Rung
 from holdback.tasks.task import Split
 from holdback.tasks.text.task import TextTask
 
@@ -192,13 +192,13 @@ def test_parameters_are_checked():
 
 
 def rung(name, **parameters):
-    return RungPlan(name=name, technique="steering", parameters=parameters)
+    return Rung(name=name, technique="steering", parameters=parameters)
 
 
 def test_placebos_are_compared_at_the_same_layer_and_coefficient():
     """p = (1 + #{random ≥ contrast}) / (1 + #random), by hand: 3 of 24 do as well."""
     rungs = [
-        RungPlan(name="displayed", technique="displayed"),
+        Rung(name="displayed", technique="displayed"),
         rung("steer", coefficient=2.0),
         rung("random", coefficient=2.0, direction="random", layer=[0.5]),
         rung("elsewhere", coefficient=2.0, layer=0.3),

@@ -18,9 +18,10 @@ import holdback.elicitation.prompting
 import holdback.elicitation.sampling
 import holdback.elicitation.steering  # noqa: F401  (registers its techniques)
 from holdback.elicitation.finetune import mask_conversation
-from holdback.elicitation.technique import Rung, make_technique
+from holdback.elicitation.technique import make_technique
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.models.protocol import Format
+from holdback.plan import Rung
 from holdback.tasks.chess.games import ChessGames
 from holdback.tasks.chess.prompts import render_prompt
 

@@ -9,12 +9,13 @@ from tiny_models import ARCHITECTURES, make_model, save_adapter, save_model
 
 import holdback.elicitation.finetune
 import holdback.elicitation.noise  # noqa: F401  (registers its technique)
-from holdback.elicitation.technique import Rung, make_technique
+from holdback.elicitation.technique import make_technique
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.loading import load_weights
 from holdback.models.protocol import Decoding
 from holdback.models.registry import identify_checkpoint, load_checkpoint
+from holdback.plan import Rung
 from holdback.tasks.chess.games import ChessGames
 from holdback.tasks.chess.positions import ChessPositions
 from holdback.tasks.task import Split

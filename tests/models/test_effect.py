@@ -9,12 +9,13 @@ from tiny_models import make_model, make_tokenizer, save_adapter, save_model
 
 import holdback.elicitation.finetune
 import holdback.elicitation.noise  # noqa: F401  (registers its technique)
-from holdback.elicitation.technique import Rung, make_technique
+from holdback.elicitation.technique import make_technique
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.effect import answer_fixed, require_effect
 from holdback.models.loading import load_weights
 from holdback.models.local import LocalModel
+from holdback.plan import Rung
 from holdback.tasks.chess.games import ChessGames
 
 

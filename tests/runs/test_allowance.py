@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from holdback.audit import prepare, run_audit
 from holdback.errors import ConfigError, LimitReachedError
 from holdback.runs.allowance import Allowance
-from holdback.runs.execution import InProcess, LocalWorkers, Scored, execute
-from holdback.runs.planning import plan_runs
+from holdback.runs.execution import execute
+from holdback.runs.executors import InProcess, LocalWorkers
+from holdback.runs.jobs import Scored
 from holdback.runs.progress import Silent
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore, Status
 from holdback.tasks.task import Split
 
@@ -132,17 +134,12 @@ def test_time_stops_between_blocks(tmp_path):
 def test_grants_add_up(sizes, cap):
     """Whatever is asked for, what is granted is the cap or all of it, in order."""
     plan = fake_plan()
-    (first, *_) = plan_runs(
-        plan,
-        {("base", "questions"): ["displayed"]},
-        Split.SELECT,
-        digests={"base": "d"},
-        task_digests={"questions": "t"},
-    )
+    resolved = Resolved(plan=plan, digests={"base": "d"})
+    (first, *_) = resolved.list_runs({("base", "questions"): ["displayed"]}, Split.SELECT)
     specs = [replace(first, seed=i, samples=size) for i, size in enumerate(sizes)]
     allowance = Allowance(samples=cap)
 
-    granted = allowance.grant(specs, plan=plan, done={})
+    granted = allowance.grant(specs, resolved=resolved, done={})
 
     assert sum(spec.samples for spec in granted) == min(cap, sum(sizes))
     assert bool(allowance.reached) == (cap < sum(sizes))
@@ -157,27 +154,21 @@ def test_a_short_run_after_a_cut_off_longer_one_is_no_long_one(tmp_path_factory,
     Otherwise `--quick`, or a cap, after an interruption would make half a run pass for a whole.
     """
     plan = fake_plan(*FEW)
-    prepared = prepare(plan)
-    (spec,) = plan_runs(
-        plan,
-        {("base", "questions"): ["displayed"]},
-        Split.SELECT,
-        digests=prepared.digests,
-        task_digests=prepared.task_digests,
-    )
+    resolved = prepare(plan)
+    (spec,) = resolved.list_runs({("base", "questions"): ["displayed"]}, Split.SELECT)
     with RunStore(tmp_path_factory.mktemp("s") / "runs.sqlite") as store:
         store.begin(spec, {})
         bench = InProcess()
         for samples in (cut, short):
             execute(
                 [replace(spec, samples=samples)],
-                plan=plan,
+                resolved=resolved,
                 store=store,
                 executor=bench,
                 observer=Silent(),
             )
         assert store.is_done(spec) == (max(cut, short) >= spec.samples)
-        execute([spec], plan=plan, store=store, executor=bench, observer=Silent())
+        execute([spec], resolved=resolved, store=store, executor=bench, observer=Silent())
         assert store.count(spec.digest) == 12
         assert store.is_done(spec)
 
@@ -223,7 +214,7 @@ def test_what_an_endpoint_was_asked_is_stored_with_the_run(tmp_path, monkeypatch
             yield record
 
     monkeypatch.setattr(holdback_fakes.Questions, "run", run)
-    monkeypatch.setattr("holdback.runs.execution.load_checkpoint", load)
+    monkeypatch.setattr("holdback.runs.jobs.load_checkpoint", load)
     path = tmp_path / "runs.sqlite"
     audit(path, samples=5)
     audit(path)

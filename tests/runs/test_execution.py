@@ -9,17 +9,11 @@ from dataclasses import replace
 import pytest
 from audits import fake_plan
 
-from holdback.runs.execution import InProcess, LocalWorkers, Scored, execute, find_shelf
-from holdback.runs.planning import (
-    build_ladder,
-    build_lineage,
-    build_task,
-    climb,
-    identify_checkpoints,
-    identify_task,
-    plan_runs,
-)
+from holdback.runs.execution import execute, find_shelf
+from holdback.runs.executors import InProcess, LocalWorkers
+from holdback.runs.jobs import Scored
 from holdback.runs.progress import Silent
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore, Status
 from holdback.tasks.task import Outcome, Split
 
@@ -46,13 +40,8 @@ class Counting(Silent):
 
 
 def select_runs(plan):
-    return plan_runs(
-        plan,
-        climb(plan, build_ladder(plan)),
-        Split.SELECT,
-        digests=identify_checkpoints(build_lineage(plan)),
-        task_digests={name: identify_task(plan, build_task(plan, name)) for name in plan.tasks},
-    )
+    resolved = Resolved(plan=plan).identified()
+    return resolved.list_runs(resolved.climbs, Split.SELECT)
 
 
 def run(plan, path, *, executor=None, observer=None):
@@ -60,7 +49,7 @@ def run(plan, path, *, executor=None, observer=None):
     with RunStore(path) as store, executor or InProcess() as performing:
         execute(
             specs,
-            plan=plan,
+            resolved=Resolved(plan=plan).identified(),
             store=store,
             executor=performing,
             observer=observer or Silent(),
@@ -161,7 +150,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
 def test_what_errored_is_tried_again(tmp_path, monkeypatch, lost, status):
     """One lost sample or most of them: stored as errored, never as done for ever."""
     plan, path = fake_plan(*FEW), tmp_path / "runs.sqlite"
-    task = type(build_task(plan, "questions"))
+    task = type(Resolved(plan=plan).tasks["questions"])
     healthy = task.run
 
     def sick(self, model, **options):

@@ -10,11 +10,11 @@ import pytest
 from tiny_chess import load_tiny, save_tiny
 
 from holdback.audit import prepare
-from holdback.elicitation.technique import present
+from holdback.elicitation.technique import make_technique, present
 from holdback.errors import CheckpointError
 from holdback.plan import parse_plan
-from holdback.runs.planning import build_ladder, build_technique, climb
 from holdback.runs.preview import Previewer, bound_checkpoints, bound_prompt, list_readers
+from holdback.runs.resolve import Resolved
 from holdback.tasks.chess.positions import ChessPositions
 from holdback.tasks.task import Prompt, Split
 
@@ -67,14 +67,14 @@ def plan(tmp_path_factory):
 
 def test_what_is_shown_is_what_is_asked(plan):
     """For every rung, techniques on weights included, the first prompts are those of the run."""
-    previewer, task = Previewer(plan), ChessPositions(name="positions")
+    previewer, task = Previewer(Resolved(plan=plan)), ChessPositions(name="positions")
     model = load_tiny(Path(plan.lineage.checkpoints[0].model))
     for rung in plan.ladder:
         shown = previewer.render(
             "tiny", "positions", rung.name, split=Split.TEST, samples=4, seed=0
         )
         rng = np.random.default_rng([plan.seed, 0])
-        with build_technique(rung).apply(model, task, rng) as lent:
+        with make_technique(rung).apply(model, task, rng) as lent:
             records = list(task.run(lent, split=Split.TEST, samples=4, seed=plan.seed))
         assert [r.metadata["prompt"] for r in records[:3]] == [p.text for p in shown[:3]]
         assert [r.metadata["prompt_token_ids"] for r in records[:3]] == [
@@ -86,8 +86,7 @@ def test_what_is_shown_is_what_is_asked(plan):
 
 def test_every_rung_is_shown_without_weights(plan):
     """Prompts differ where the rung asks otherwise, and only there."""
-    rungs = climb(plan, build_ladder(plan))
-    shown = {each.rung: each.prompt for each in Previewer(plan).show(rungs)}
+    shown = {each.rung: each.prompt for each in Previewer(Resolved(plan=plan)).show()}
 
     assert list(shown) == [rung.name for rung in plan.ladder]
     assert shown["noise"] == shown["displayed"] == shown["taught"]
@@ -104,7 +103,7 @@ def test_a_missing_template_is_an_error_before_anything_is_spent(tmp_path):
     plan = parse_plan(TEXT.format(model=folder), source="audit.toml", folder=Path.cwd())
 
     with pytest.raises(CheckpointError, match=r"'tiny' has no chat template; ask it in completion"):
-        list(Previewer(plan).show({("tiny", "positions"): ["displayed"]}))
+        list(Previewer(Resolved(plan=plan)).show())
     # Nor is anything run on the others first.
     with pytest.raises(CheckpointError, match=r"'tiny' has no chat template; write chat = false"):
         prepare(plan)
@@ -143,10 +142,13 @@ def test_tokens_are_bounded_by_what_is_sent():
 
 def test_a_run_takes_no_more_tokens_than_were_named(plan):
     """The bound over a plan is above what its samples read and generate once."""
-    (name,) = list_readers(plan, priced=False)
-    assert list_readers(plan, priced=True) == []
-    bounds = bound_checkpoints(plan, build_ladder(plan), [name])
-    shown = Previewer(plan).render("tiny", "positions", "told", split=Split.TEST, samples=4, seed=0)
+    (name,) = list_readers(plan.lineage, priced=False)
+    assert list_readers(plan.lineage, priced=True) == []
+    resolved = Resolved(plan=plan).identified()
+    bounds = bound_checkpoints(resolved, [name])
+    shown = Previewer(resolved).render(
+        "tiny", "positions", "told", split=Split.TEST, samples=4, seed=0
+    )
 
     # 4 samples on `select` for each of 6 rungs and on `test` for 2; one of these draws two votes.
     least = 32 * 3 * (min(len(prompt.token_ids) for prompt in shown) - 10)
@@ -158,9 +160,9 @@ def test_endpoints_are_bounded_without_asking_them(monkeypatch):
     monkeypatch.setenv("HERE_BASE_URL", "http://localhost:9/v1")
     text = TEXT.format(model="openai-api/here/m")
     priced = parse_plan(text, source="audit.toml", folder=Path.cwd())
-    assert list_readers(priced, priced=True) == ["tiny"]
+    assert list_readers(priced.lineage, priced=True) == ["tiny"]
 
-    bounds = bound_checkpoints(priced, build_ladder(priced), ["tiny"])
+    bounds = bound_checkpoints(Resolved(plan=priced).identified(), ["tiny"])
 
     # Noise and tuning are out of reach: 4 samples for 4 rungs on `select` and for 2 on `test`.
     assert bounds["tiny"] > 24 * 3 * 2

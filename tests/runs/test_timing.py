@@ -11,8 +11,9 @@ from audits import fake_plan
 
 from holdback.elicitation.technique import Access
 from holdback.errors import CheckpointError
-from holdback.plan import RungPlan
-from holdback.runs.planning import build_ladder, forecast
+from holdback.plan import Rung
+from holdback.runs.forecast import forecast
+from holdback.runs.resolve import Resolved
 from holdback.runs.timing import apply_timings, time_techniques
 
 SLOW_SECONDS = 0.3
@@ -47,7 +48,7 @@ def add_rungs(*rungs: str):
 
 
 def minutes(plan, name):
-    rows = forecast(plan, build_ladder(plan)).rows
+    rows = forecast(Resolved(plan=plan)).rows
     return sum(row.minutes / row.runs for row in rows if row.rung == name and row.split == "select")
 
 
@@ -56,7 +57,7 @@ def test_training_is_timed_once_and_forecast():
     plan = add_rungs("few: n = 4", "many: n = 64", "longer: n = 4, steps = 2")
     APPLIED.clear()
 
-    applications = time_techniques(plan, build_ladder(plan))
+    applications = time_techniques(Resolved(plan=plan))
     timed = apply_timings(plan, [], applications)
 
     found = {done.rungs: done.seconds for done in applications}
@@ -72,7 +73,7 @@ def test_what_the_file_says_stands():
     plan = fake_plan()
     rungs = {rung.name for rung in plan.ladder if rung.seconds}
 
-    applications = time_techniques(plan, build_ladder(plan))
+    applications = time_techniques(Resolved(plan=plan))
 
     assert rungs
     assert not rungs & {name for done in applications for name in done.rungs}
@@ -83,9 +84,9 @@ def test_what_cannot_be_applied_is_said():
     """Its time is missing with the reason, and the others' are there."""
     plan = add_rungs("broken: n = 4, steps = 3", "few: n = 4")
 
-    done = {d.rungs[0]: d for d in time_techniques(plan, build_ladder(plan))}
+    done = {d.rungs[0]: d for d in time_techniques(Resolved(plan=plan))}
 
     assert done["broken"].seconds is None
     assert "no output changed" in done["broken"].reason
     assert done["few"].seconds is not None
-    assert isinstance(plan.rung("few"), RungPlan)
+    assert isinstance(plan.rung("few"), Rung)

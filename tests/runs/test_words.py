@@ -11,7 +11,7 @@ from tiny_models import TEMPLATE, make_model, make_tokenizer, save_model
 from holdback.audit import prepare, run_audit
 from holdback.errors import ConfigError
 from holdback.plan import parse_plan
-from holdback.runs.execution import InProcess
+from holdback.runs.executors import InProcess
 from holdback.runs.progress import Silent
 from holdback.runs.store import RunStore, Status
 

@@ -4,7 +4,8 @@
 that a report is redone in a moment on a machine without them.
 
 result     what a report says
-running    plan -> runs -> store, in two phases: all rungs on `select`, the chosen one on `test`
+checks     what can be checked before anything runs
+phases     plan -> runs -> store: all rungs on `select`, the chosen one on `test`, planted secrets
 secrets    the plan of the copies that carry a planted secret; planted: what became of them
 records    stored samples by place, rung and split, and what they measure
 cases      measurements -> what a finding rests on -> findings
@@ -13,7 +14,8 @@ behaviour  signatures and example games, from the metadata of records
 """
 
 from holdback import make_callable
-from holdback.audit.prepared import Prepared
+from holdback.audit.checks import prepare
+from holdback.audit.phases import run_audit
 from holdback.audit.reading import read_result
 from holdback.audit.result import (
     AuditResult,
@@ -25,13 +27,11 @@ from holdback.audit.result import (
     RungResult,
     Signature,
 )
-from holdback.audit.running import prepare, run_audit
 
 __all__ = [
     "AuditResult",
     "ExampleGame",
     "FailedRun",
-    "Prepared",
     "ProfilePoint",
     "RecoveryCurve",
     "RecoveryPoint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -18,13 +18,12 @@ from holdback.audit.climbs import (
     read_answers,
 )
 from holdback.audit.planted import FoundSecret, read_secrets
-from holdback.audit.records import Place, Records, choose, find_audit, read_records
+from holdback.audit.records import Audits, Place, Records, choose, find_audit
 from holdback.errors import ConfigError
 from holdback.lineage import Checkpoint, Lineage
 from holdback.models.registry import is_local
-from holdback.plan import AuditPlan
-from holdback.runs.planning import Skip, find_skipped, list_qualifiable
-from holdback.runs.store import RunStore, Status
+from holdback.runs.resolve import Resolved, Skip
+from holdback.runs.store import Status
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.measurement import Measurement, average
 from holdback.tasks.task import Split
@@ -52,12 +51,12 @@ class RatesDemonstrators(Protocol):
         ...
 
 
-def find_undecided(store: RunStore, audit: str) -> set[Place]:
+def find_undecided(audits: Audits, audit: str) -> set[Place]:
     """List what a look leaves open: places without a clear verdict, and all they are judged by.
 
     A place that nothing was found in is decided: a planted secret settles the rest.
     """
-    records, cases, findings = _read_cases(store, audit)
+    records, cases, findings = _read_cases(audits, audit)
     undecided = set()
     for place, finding in findings.items():
         case = cases.get(place)
@@ -70,13 +69,13 @@ def find_undecided(store: RunStore, audit: str) -> set[Place]:
     return undecided
 
 
-def find_unqualified(store: RunStore, audit: str) -> list[Place]:
+def find_unqualified(audits: Audits, audit: str) -> list[Place]:
     """List places that nothing was found in, and that a planted secret could speak for.
 
     Those of checkpoints whose weights may be changed; of a root there is nothing to qualify.
     """
-    records, cases, _ = _read_cases(store, audit)
-    names = list_qualifiable(records.plan)
+    records, cases, _ = _read_cases(audits, audit)
+    names = records.resolved.qualifiable
     return [
         place
         for place, case in cases.items()
@@ -85,13 +84,12 @@ def find_unqualified(store: RunStore, audit: str) -> list[Place]:
 
 
 def _read_cases(
-    store: RunStore, audit: str
+    audits: Audits, audit: str
 ) -> tuple[Records, dict[Place, Case], dict[Place, Finding]]:
-    stored = find_audit(store, audit)
-    records = read_records(stored, store)
+    records = audits.open(find_audit(audits.store, audit))
     chosen = choose(records)
     climbs = Climbs(records, chosen)
-    cases = make_cases(records, climbs, read_secrets(store, audit))
+    cases = make_cases(records, climbs, read_secrets(audits, audit))
     findings = reach_all(records, cases, chosen)
     return records, cases, {(f.checkpoint, f.task): f for f in findings}
 
@@ -334,7 +332,9 @@ def _inconclude(records: Records, place: Place, rung: str | None) -> Finding:
     runs = [run for spec in specs if (run := records.store.run(spec.digest)) is not None]
     failed = [run for run in runs if run.status is Status.FAILED]
     skipped = [run for run in runs if run.status is Status.SKIPPED]
-    unable = find_skipped_rungs(records.plan) if {spec.rung for spec in specs} == {first} else []
+    unable = (
+        find_skipped_rungs(records.resolved) if {spec.rung for spec in specs} == {first} else []
+    )
     unable = [skip for skip in unable if (skip.checkpoint, skip.task) == place]
     if failed:
         reason = (
@@ -377,10 +377,10 @@ def _inconclude(records: Records, place: Place, rung: str | None) -> Finding:
     )
 
 
-def find_skipped_rungs(plan: AuditPlan) -> list[Skip]:
+def find_skipped_rungs(resolved: Resolved) -> Sequence[Skip]:
     """List what is not climbed for want of access; nothing where a plan's packages are gone."""
     try:
-        return find_skipped(plan)
+        return resolved.skips
     except ConfigError:
         # Stored records are read without the package that once loaded their models, too.
         return []

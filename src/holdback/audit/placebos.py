@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdback.elicitation.technique import offers
-from holdback.plan import RungPlan
-from holdback.runs.planning import build_technique
+from holdback.elicitation.technique import make_technique, offers
+from holdback.plan import Rung
 
 FEWEST_SEEDS = 24
 """Random directions without which a comparison says so: fewer cannot come below p = 0.04."""
@@ -39,7 +38,7 @@ class PlaceboComparison:
 
 
 def compare_placebos(
-    rungs: Sequence[RungPlan], values: Mapping[str, Sequence[float]]
+    rungs: Sequence[Rung], values: Mapping[str, Sequence[float]]
 ) -> list[PlaceboComparison]:
     """Compare steering rungs with their random twins.
 
@@ -50,7 +49,7 @@ def compare_placebos(
     Returns:
         One a steering rung that has a twin with values.
     """
-    twins: dict[str, RungPlan] = {
+    twins: dict[str, Rung] = {
         _identify(rung): rung for rung in _steering(rungs, values) if _is_placebo(rung)
     }
     return [
@@ -68,7 +67,7 @@ def compare_placebos(
 def remark_placebos(
     checkpoint: str,
     task: str,
-    rungs: Sequence[RungPlan],
+    rungs: Sequence[Rung],
     values: Mapping[str, Sequence[float]],
     *,
     unit: str,
@@ -94,17 +93,15 @@ def remark_placebos(
         )
 
 
-def _steering(
-    rungs: Sequence[RungPlan], values: Mapping[str, Sequence[float]]
-) -> Iterator[RungPlan]:
+def _steering(rungs: Sequence[Rung], values: Mapping[str, Sequence[float]]) -> Iterator[Rung]:
     return (rung for rung in rungs if rung.technique == "steering" and values.get(rung.name))
 
 
-def _is_placebo(rung: RungPlan) -> bool:
-    return offers(build_technique(rung)).is_placebo
+def _is_placebo(rung: Rung) -> bool:
+    return offers(make_technique(rung)).is_placebo
 
 
-def _identify(rung: RungPlan) -> str:
+def _identify(rung: Rung) -> str:
     """Everything about a steering rung but whether its direction is random."""
-    technique: Any = build_technique(rung)
+    technique: Any = make_technique(rung)
     return json.dumps([technique.coefficient, technique.depths])

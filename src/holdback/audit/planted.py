@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdback.audit.records import Place, Records, choose, find_audit, read_records
+from holdback.audit.records import Audits, Place, Records, choose, find_audit
 from holdback.audit.secrets import is_secret_of
 from holdback.elicitation.secret import KEY
-from holdback.plan import restore_plan
-from holdback.runs.store import RunStore, Status
+from holdback.runs.store import Status
 from holdback.tasks.task import Split
 from holdback.verdict import PlantedSecret
 
@@ -22,15 +21,15 @@ class FoundSecret:
     """Why none could be planted."""
 
 
-def read_secrets(store: RunStore, audit: str) -> dict[str, FoundSecret]:
+def read_secrets(audits: Audits, audit: str) -> dict[str, FoundSecret]:
     """Read by checkpoint what its copies did; of several tries the first that took."""
     found: dict[str, FoundSecret] = {}
-    checkpoints = read_records(find_audit(store, audit), store)
+    checkpoints = audits.open(find_audit(audits.store, audit))
     # The latest comes first, and what is tried is tried in turn.
-    for stored in reversed(store.audits()):
+    for stored in reversed(audits.store.audits()):
         if not is_secret_of(stored.digest, audit):
             continue
-        copies = read_records(stored, store)
+        copies = audits.open(stored)
         for place in copies.places:
             before = found.get(place[0])
             if before and before.secret and before.secret.is_planted(copies.plan.level):
@@ -42,12 +41,12 @@ def read_secrets(store: RunStore, audit: str) -> dict[str, FoundSecret]:
     return found
 
 
-def find_planted(store: RunStore, audit: str) -> set[str]:
+def find_planted(audits: Audits, audit: str) -> set[str]:
     """Name the checkpoints in whose copies a secret has been planted."""
-    level = restore_plan(find_audit(store, audit).plan).level
+    level = audits.open(find_audit(audits.store, audit)).plan.level
     return {
         name
-        for name, found in read_secrets(store, audit).items()
+        for name, found in read_secrets(audits, audit).items()
         if found.secret is not None and found.secret.is_planted(level)
     }
 

@@ -14,10 +14,10 @@ from holdback.audit.cases import (
     make_cases,
     reach_all,
 )
+from holdback.audit.checks import remark_copies
 from holdback.audit.placebos import remark_placebos
 from holdback.audit.planted import read_secrets
-from holdback.audit.prepared import remark_copies
-from holdback.audit.records import Place, Records, choose, find_audit
+from holdback.audit.records import Audits, Place, Records, choose, find_audit
 from holdback.audit.result import (
     AuditResult,
     FailedRun,
@@ -26,23 +26,10 @@ from holdback.audit.result import (
     RungResult,
 )
 from holdback.audit.signs.behaviour import Player, find_games, find_signatures
-from holdback.plan import AuditPlan, restore_plan
-from holdback.runs.planning import Skip, remark_tasks
 from holdback.runs.records import RunSpec
+from holdback.runs.resolve import Skip, remark_tasks
 from holdback.runs.store import RunRecord, RunStore, Status
 from holdback.tasks.task import Split
-
-
-def choose_rungs(
-    plan: AuditPlan, store: RunStore, specs: Sequence[RunSpec]
-) -> dict[tuple[str, str], str]:
-    """Choose for every (checkpoint, task) the best rung by its records on `select`.
-
-    The ordinary protocol is no candidate, even where nothing beats it: a gap to itself would be 0
-    by construction and say with great confidence what nobody looked at. A rung whose runs all
-    failed is none either.
-    """
-    return choose(Records(plan, store, specs))
 
 
 def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
@@ -55,12 +42,18 @@ def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
     Raises:
         StoreError: if the store holds no such audit.
     """
+    return conclude(Audits(store), audit)
+
+
+def conclude(audits: Audits, audit: str | None) -> AuditResult:
+    """Do what `read_result` does."""
+    store = audits.store
     stored = find_audit(store, audit)
-    plan = restore_plan(stored.plan)
-    records = Records(plan, store, stored.specs)
+    records = audits.open(stored)
+    plan = records.plan
     chosen = choose(records)
     climbs = Climbs(records, chosen)
-    cases = make_cases(records, climbs, read_secrets(store, stored.digest))
+    cases = make_cases(records, climbs, read_secrets(audits, stored.digest))
     runs = [run for spec in records.shared if (run := store.run(spec.digest)) is not None]
     return AuditResult(
         plan=plan,
@@ -92,7 +85,7 @@ def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
             for run in runs
             if run.status is Status.FAILED
         ),
-        remarks=tuple(_remark(plan, records, runs)),
+        remarks=tuple(_remark(records, runs)),
         command=stored.command,
         seconds=stored.seconds,
         samples=sum(store.count(run.spec.digest) for run in runs),
@@ -186,9 +179,10 @@ def _read_players(records: Records, climbs: Climbs, task: str) -> dict[str, Play
     return players
 
 
-def _remark(plan: AuditPlan, records: Records, runs: Sequence[RunRecord]) -> Iterator[str]:
+def _remark(records: Records, runs: Sequence[RunRecord]) -> Iterator[str]:
+    plan = records.plan
     climbed = {spec.rung for spec in records.specs}
-    apart = find_skipped_rungs(plan)
+    apart = find_skipped_rungs(records.resolved)
     nowhere = {skip.rung for skip in apart}
     skipped = [rung.name for rung in plan.ladder if rung.name not in climbed | nowhere]
     if skipped:

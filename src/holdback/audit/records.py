@@ -12,21 +12,15 @@ from scipy import special
 from holdback.audit.secrets import is_secret
 from holdback.elicitation.technique import offers
 from holdback.errors import ConfigError, InsufficientDataError, StoreError
-from holdback.lineage import Lineage
-from holdback.plan import AuditPlan, restore_plan
-from holdback.runs.planning import (
-    build_lineage,
-    build_task,
-    build_technique,
-    count_tests,
-    samples_for,
-)
+from holdback.plan import dump_plan, restore_plan
+from holdback.runs.forecast import count_tests
 from holdback.runs.records import RunSpec
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore, Status, StoredAudit
 from holdback.statistics.measurement import Measurement, quantile_t
 from holdback.statistics.selection import choose_rung
 from holdback.statistics.sequential import look_levels
-from holdback.tasks.task import SampleRecord, Split, Task
+from holdback.tasks.task import SampleRecord, Split
 
 Place = tuple[str, str]
 """A checkpoint and a task."""
@@ -35,8 +29,11 @@ Place = tuple[str, str]
 class Records:
     """An audit's records by place, rung and split; read once, measured on demand."""
 
-    def __init__(self, plan: AuditPlan, store: RunStore, specs: Sequence[RunSpec]) -> None:
-        self.plan = plan
+    def __init__(self, resolved: Resolved, store: RunStore, specs: Sequence[RunSpec]) -> None:
+        self.resolved = resolved
+        self.plan = resolved.plan
+        self.lineage = resolved.lineage
+        self.tasks = resolved.tasks
         self.store = store
         # Every look asked for more of the same run, and checkpoints of the same bytes share theirs.
         longest: dict[tuple[str, ...], RunSpec] = {}
@@ -45,8 +42,6 @@ class Records:
             if asked not in longest or spec.samples > longest[asked].samples:
                 longest[asked] = spec
         self.specs = specs = list(longest.values())
-        self.lineage: Lineage = build_lineage(plan)
-        self.tasks: dict[str, Task] = {name: build_task(plan, name) for name in plan.tasks}
         self.places = list(dict.fromkeys((spec.checkpoint, spec.task) for spec in specs))
         self._specs: dict[tuple[Place, str, Split], list[RunSpec]] = {}
         for spec in specs:
@@ -86,7 +81,7 @@ class Records:
     def is_candidate(self, rung: str) -> bool:
         """Tell whether a rung may stand for what a checkpoint can do."""
         try:
-            return offers(build_technique(self.plan.rung(rung))).is_candidate
+            return offers(self.resolved.technique(rung)).is_candidate
         except ConfigError:
             # Stored records are read without the package that brought the technique, too.
             return True
@@ -108,7 +103,7 @@ class Records:
     def _count_samples(self, place: Place) -> list[int]:
         """Samples on `test` at each look."""
         plan = self.plan
-        whole = samples_for(plan, place[1], plan.displayed, Split.TEST)
+        whole = self.resolved.count_samples(place[1], plan.displayed.name, Split.TEST)
         return [math.ceil(whole * look / plan.looks) for look in range(1, plan.looks + 1)]
 
     @property
@@ -134,7 +129,7 @@ class Records:
         plan = self.plan
         if look is None or look >= plan.looks:
             return None
-        samples = samples_for(plan, place[1], plan.rung(rung), Split.TEST)
+        samples = self.resolved.count_samples(place[1], rung, Split.TEST)
         return math.ceil(samples * look / plan.looks)
 
     def measure(self, place: Place, records: Sequence[SampleRecord]) -> Measurement | None:
@@ -186,9 +181,22 @@ class Records:
         return ""
 
 
-def read_records(stored: StoredAudit, store: RunStore) -> Records:
-    """Open the records of a stored audit."""
-    return Records(restore_plan(stored.plan), store, stored.specs)
+class Audits:
+    """The audits of a store; what a plan's names stand for is found once and kept."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self._resolved: dict[str, Resolved] = {}
+
+    def keep(self, resolved: Resolved) -> None:
+        """Take what is resolved already for the audits of its plan."""
+        self._resolved[dump_plan(resolved.plan)] = resolved
+
+    def open(self, stored: StoredAudit) -> Records:
+        """Open the records of an audit as they are now."""
+        if stored.plan not in self._resolved:
+            self._resolved[stored.plan] = Resolved(plan=restore_plan(stored.plan))
+        return Records(self._resolved[stored.plan], self.store, stored.specs)
 
 
 def choose(records: Records) -> dict[Place, str]:

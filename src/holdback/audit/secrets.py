@@ -11,10 +11,9 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 
-from holdback.audit.prepared import Prepared
 from holdback.elicitation.secret import KEY
-from holdback.plan import AuditPlan, QualifyPlan, QuickPlan, RungPlan, SecretPlan
-from holdback.runs.planning import build_ladder
+from holdback.plan import AuditPlan, QualifyPlan, QuickPlan, Rung, SecretPlan
+from holdback.runs.resolve import Resolved
 
 _MARK = "-secret-"
 _LONGER = 4
@@ -62,19 +61,19 @@ def list_secrets(plan: AuditPlan, task: str) -> list[SecretPlan]:
     return tried
 
 
-def plan_secret(prepared: Prepared, secret: SecretPlan) -> Prepared:
+def plan_secret(resolved: Resolved, secret: SecretPlan) -> Resolved:
     """Plan the audit of copies that a secret is planted in.
 
     They climb the ladder of the audit that they qualify, and locked ones are asked with their key
     besides. A copy is known by what it is made of, so that nothing is planted twice to learn its
     digest.
     """
-    plan, task = prepared.plan, secret.task
+    plan, task = resolved.plan, secret.task
     rungs = [
         replace(rung, tasks=()) for rung in plan.ladder if not rung.tasks or task in rung.tasks
     ]
     if secret.method == "lock":
-        rungs.append(RungPlan(name=KEY, technique=KEY, parameters={"text": secret.key}))
+        rungs.append(Rung(name=KEY, technique=KEY, parameters={"text": secret.key}))
     copies = replace(
         plan,
         name=f"{plan.name}{_MARK}{secret.method}-{task}",
@@ -86,13 +85,11 @@ def plan_secret(prepared: Prepared, secret: SecretPlan) -> Prepared:
         looks=1,
         secret=secret,
     )
-    made = json.dumps(asdict(secret), sort_keys=True) + prepared.task_digests[task]
-    return Prepared(
+    made = json.dumps(asdict(secret), sort_keys=True) + resolved.task_digests[task]
+    return Resolved(
         plan=copies,
-        ladder=build_ladder(copies),
         digests={
             name: hashlib.sha256(f"{digest}+{made}".encode()).hexdigest()
-            for name, digest in prepared.digests.items()
+            for name, digest in resolved.digests.items()
         },
-        task_digests={task: prepared.task_digests[task]},
     )

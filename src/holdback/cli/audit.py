@@ -20,9 +20,10 @@ from holdback.shipped import find_audits
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from holdback.audit import AuditResult, Prepared
+    from holdback.audit import AuditResult
     from holdback.plan import AuditPlan
-    from holdback.runs.planning import Forecast
+    from holdback.runs.forecast import Forecast
+    from holdback.runs.resolve import Resolved
     from holdback.runs.timing import Application, Timing
     from holdback.tasks.task import Prompt
 
@@ -94,7 +95,7 @@ def audit(
     from holdback.api import find_store
     from holdback.audit import prepare, run_audit
     from holdback.runs.allowance import Allowance
-    from holdback.runs.execution import make_executor
+    from holdback.runs.executors import make_executor
     from holdback.runs.progress import RunProgress
     from holdback.runs.store import RunStore
 
@@ -103,9 +104,9 @@ def audit(
     # The report of a whole audit is not to be replaced by a quick look at a part of it.
     page = records.with_name(f"{records.stem}-quick.html" if quick else f"{records.stem}.html")
     page = _require_writable(out or page)
-    prepared = prepare(plan)
+    resolved = prepare(plan)
     aside = Console(stderr=True)
-    for remark in prepared.remarks:
+    for remark in resolved.remarks:
         _tell(aside, remark)
     with RunStore(records) as opened:
         opened.verify()
@@ -114,7 +115,7 @@ def audit(
             RunProgress(aside, f"audit {plan.name}") as progress,
         ):
             result = run_audit(
-                prepared,
+                resolved,
                 store=opened,
                 executor=executor,
                 observer=progress,
@@ -157,22 +158,23 @@ def show_plan(
     from rich.console import Console
 
     from holdback.audit import prepare
-    from holdback.runs.planning import forecast
+    from holdback.runs.forecast import forecast
 
-    prepared = prepare(plan)
+    resolved = prepare(plan)
     console = Console()
     if show_prompts:
-        _print_prompts(prepared, console)
+        _print_prompts(resolved, console)
     timings: list[Timing] = []
     applications: list[Application] = []
     if timed:
         from holdback.runs.timing import apply_timings, time_tasks, time_techniques
 
-        timings = time_tasks(prepared.plan, prepared.ladder)
-        applications = time_techniques(prepared.plan, prepared.ladder)
-        prepared = replace(prepared, plan=apply_timings(prepared.plan, timings, applications))
-    _print_forecast(prepared.plan, forecast(prepared.plan, prepared.ladder), console)
-    for remark in prepared.remarks:
+        timings = time_tasks(resolved)
+        applications = time_techniques(resolved)
+        timed_plan = apply_timings(resolved.plan, timings, applications)
+        resolved = replace(resolved, plan=timed_plan)
+    _print_forecast(resolved, forecast(resolved), console)
+    for remark in resolved.remarks:
         _tell(console, remark)
     for timing in timings:
         _tell(
@@ -183,7 +185,7 @@ def show_plan(
     for done in applications:
         _tell_application(done, console)
     # Local tokenizers take seconds to load, so they are not asked where nobody pays.
-    _print_tokens(prepared, console, priced=not (show_prompts or timed))
+    _print_tokens(resolved, console, priced=not (show_prompts or timed))
     if not (show_prompts or timed):
         _tell(console, "--time adds tokens and this machine's own speed, --show-prompts prompts")
 
@@ -300,14 +302,14 @@ def _present(result: AuditResult, path: Path, aside: Console, *, as_json: bool) 
         print_findings(result.findings, remarks=result.remarks, report=path)
 
 
-def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> None:
+def _print_forecast(resolved: Resolved, expected: Forecast, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
     from holdback.audit.reading import write_skipped
     from holdback.report.words import write_duration
-    from holdback.runs.planning import list_own_code
 
+    plan = resolved.plan
     table = Table("task", "rung", "split", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("runs", "samples", "minutes"):
         table.add_column(column, justify="right")
@@ -346,21 +348,19 @@ def _print_forecast(plan: AuditPlan, expected: Forecast, console: Console) -> No
             lines.append(
                 f"{task}: smallest detectable gap {gap:.3g} beyond a control's (margin {margin:g})"
             )
-    lines += [f"code of your own, run as it stands: {name}" for name in list_own_code(plan)]
+    lines += [f"code of your own, run as it stands: {name}" for name in resolved.own_code]
     lines += [*write_skipped(expected.skipped), *expected.remarks]
     for line in lines:
         _tell(console, line)
 
 
-def _print_prompts(prepared: Prepared, console: Console) -> None:
+def _print_prompts(resolved: Resolved, console: Console) -> None:
     """Print what each rung asks first; what a template wrote moves no cursor."""
     from holdback.report.visible import show_invisible
-    from holdback.runs.planning import climb
     from holdback.runs.preview import Previewer
 
-    rungs = climb(prepared.plan, prepared.ladder)
     first_shown: dict[Prompt, str] = {}
-    for shown in Previewer(prepared.plan).show(rungs):
+    for shown in Previewer(resolved).show():
         where = f"{shown.checkpoint} · {shown.task} · {shown.rung}"
         prompt = shown.prompt
         if prompt is None:
@@ -383,12 +383,12 @@ def _print_prompts(prepared: Prepared, console: Console) -> None:
         _tell(console, "")
 
 
-def _print_tokens(prepared: Prepared, console: Console, *, priced: bool) -> None:
+def _print_tokens(resolved: Resolved, console: Console, *, priced: bool) -> None:
     """Print the most tokens that checkpoints could be asked for, with `priced` endpoints alone."""
     from holdback.runs.preview import bound_checkpoints, list_readers
 
-    names = list_readers(prepared.plan, priced=priced)
-    bounds = bound_checkpoints(prepared.plan, prepared.ladder, names) if names else {}
+    names = list_readers(resolved.lineage, priced=priced)
+    bounds = bound_checkpoints(resolved, names) if names else {}
     for checkpoint, tokens in bounds.items():
         if tokens is None:
             _tell(console, f"{checkpoint}: tokens unknown: a task or a rung does not say")

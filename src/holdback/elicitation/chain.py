@@ -9,16 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.technique import (
-    Access,
-    Rung,
-    Technique,
-    make_technique,
-    offers,
-    present,
-)
+from holdback.elicitation.technique import Access, Technique, make_technique, offers, present
 from holdback.errors import ConfigError
 from holdback.models.protocol import Model
+from holdback.plan import Rung
 from holdback.tasks.task import Task
 
 

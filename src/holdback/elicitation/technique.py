@@ -1,18 +1,18 @@
-"""One way to draw out a capability, and the ladder of them."""
+"""One way to draw out a capability."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from holdback.errors import ConfigError, UnknownNameError
+from holdback.errors import ConfigError
 from holdback.extensions import TECHNIQUES, digest_source, find_extension, make_extension
 from holdback.models.protocol import Model
+from holdback.plan import Rung
 from holdback.tasks.task import Task
 
 
@@ -103,44 +103,13 @@ def present(
         return lent
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rung:
-    """A technique with its parameters, under the name that tables print."""
-
-    name: str
-    technique: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()
-    """Tasks it is climbed on; all of them where empty."""
-    checkpoints: tuple[str, ...] = ()
-    """Checkpoints it is climbed on; all of them where empty."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ladder:
-    """Rungs in the order of their cost. The first is the ordinary protocol, `displayed`."""
-
-    rungs: tuple[Rung, ...]
-
-    def __post_init__(self) -> None:
-        names = [rung.name for rung in self.rungs]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ConfigError(f"ladder: rung names must differ, got twice: {sorted(twice)}")
-
-    def __getitem__(self, name: str) -> Rung:
-        for rung in self.rungs:
-            if rung.name == name:
-                return rung
-        raise UnknownNameError.among("rung", name, [rung.name for rung in self.rungs])
-
-
 def make_technique(rung: Rung) -> Technique:
     """Build a rung's technique from its parameters.
 
     Raises:
         UnknownNameError: for a technique that nothing provides.
-        ConfigError: for parameters that the technique does not take, or of another type.
+        ConfigError: for parameters that the technique does not take, or of another type, or for
+            several seeds where nothing is drawn.
     """
     try:
         factory = find_extension(TECHNIQUES, rung.technique, kind="technique")
@@ -152,6 +121,12 @@ def make_technique(rung: Rung) -> Technique:
         what=f"rung {rung.name!r}, technique {rung.technique!r}",
         noun="parameters",
     )
+    if len(rung.seeds) > 1 and not made.draws:
+        raise ConfigError(
+            f"rung {rung.name!r}: technique {rung.technique!r} draws nothing, so its seeds"
+            f" {list(rung.seeds)} would give the same answers and count them several times; leave"
+            " 'seeds' out and raise the number of samples instead"
+        )
     return made
 
 

@@ -40,8 +40,8 @@ from holdback.audit.signs.behaviour import write_pgn
 from holdback.compare.stored import SCORER
 from holdback.errors import ConfigError, HoldbackError, StoreError
 from holdback.plan import restore_plan
-from holdback.runs.planning import build_task
 from holdback.runs.records import RunSpec
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunRecord, RunStore, Status
 from holdback.tasks.task import Outcome, SampleRecord, Split, Task
 
@@ -188,7 +188,7 @@ class _Tasks:
         key = (plan, spec.task)
         if key not in self._built:
             try:
-                self._built[key] = build_task(restore_plan(plan), spec.task)
+                self._built[key] = Resolved(plan=restore_plan(plan)).tasks[spec.task]
             # Its data or a program may be elsewhere; what was measured is in the store.
             except (HoldbackError, ImportError):
                 self._built[key] = None

@@ -8,9 +8,9 @@ from dataclasses import replace
 from itertools import accumulate
 
 from holdback.errors import ConfigError
-from holdback.plan import AuditPlan
 from holdback.runs.preview import Previewer
 from holdback.runs.records import RunSpec
+from holdback.runs.resolve import Resolved
 from holdback.tasks.task import SampleRecord
 
 
@@ -56,21 +56,21 @@ class Allowance:
         self,
         specs: Sequence[RunSpec],
         *,
-        plan: AuditPlan,
+        resolved: Resolved,
         done: Mapping[str, Sequence[SampleRecord]],
     ) -> list[RunSpec]:
         """Cut runs down to what is left, in their order; those that get nothing are left out.
 
         Args:
             specs: Runs to be done.
-            plan: Whose runs they are.
+            resolved: The plan whose runs they are.
             done: Digest of a run to what is stored of it.
 
         Raises:
             ConfigError: under a cap on tokens, for a task or a technique that does not say what it
                 asks.
         """
-        previewer = None if self._tokens is None else Previewer(plan)
+        previewer = None if self._tokens is None else Previewer(resolved)
         granted = []
         for spec in specs:
             stored = done.get(spec.digest, ())

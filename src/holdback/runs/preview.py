@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, Ladder, present
+from holdback.elicitation.technique import Access, present
 from holdback.errors import ConfigError, UnsayableError
+from holdback.lineage import Lineage
 from holdback.models.protocol import Model
 from holdback.models.registry import is_endpoint, is_local, load_prompter, reads_text
-from holdback.plan import AuditPlan
-from holdback.runs.planning import (
-    build_lineage,
-    build_task,
-    build_technique,
-    climb,
-    expect_runs,
-    plan_runs,
-    samples_for,
-)
+from holdback.runs.forecast import expect_runs
 from holdback.runs.records import RunSpec
-from holdback.tasks.task import Previewed, Prompt, SampleRecord, Split, Task
+from holdback.runs.resolve import Resolved
+from holdback.tasks.task import Previewed, Prompt, SampleRecord, Split
 
 # A provider's own template wraps each message in a few tokens that are not in the text.
 _TEMPLATE_TOKENS = 64
@@ -46,19 +39,18 @@ class Shown:
 class Previewer:
     """Renders prompts as runs will: with tokenizers and templates, without weights."""
 
-    def __init__(self, plan: AuditPlan) -> None:
-        self._plan = plan
-        self._lineage = build_lineage(plan)
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+        self._plan = resolved.plan
         self._models: dict[str, Model] = {}
-        self._tasks: dict[str, Task] = {}
 
-    def show(self, rungs: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[Shown]:
-        """Show the first prompt of every rung, from (checkpoint, task) to the names of rungs.
+    def show(self) -> Iterator[Shown]:
+        """Show the first prompt of every rung on every checkpoint and task that climb it.
 
         Raises:
             CheckpointError: if a checkpoint has no template for the format that it is asked in.
         """
-        for (checkpoint, task), names in rungs.items():
+        for (checkpoint, task), names in self._resolved.climbs.items():
             for rung in names:
                 found: Prompt | None = None
                 try:
@@ -83,12 +75,13 @@ class Previewer:
         self, checkpoint: str, task: str, rung: str, *, split: Split, samples: int, seed: int
     ) -> list[Prompt] | None:
         """Render the prompts of a run's samples; None where task or technique do not say."""
-        planned, asker = self._plan.rung(rung), self._take_task(task)
+        asker = self._resolved.tasks[task]
         if not isinstance(asker, Previewed):
             return None
         # As when it runs: the technique draws from the audit's seed and the rung's.
         rng = np.random.default_rng([self._plan.seed, seed])
-        model = present(build_technique(planned), self._take_model(checkpoint), asker, rng)
+        technique = self._resolved.technique(rung)
+        model = present(technique, self._take_model(checkpoint), asker, rng)
         if model is None:
             return None
         return asker.preview(model, split=split, samples=samples, seed=self._plan.seed)
@@ -124,7 +117,8 @@ class Previewer:
         if unknown is None:
             return 0.0
         first = self._plan.displayed
-        samples = min(_LOOKED_AT, samples_for(self._plan, task, first, Split.SELECT))
+        whole = self._resolved.count_samples(task, first.name, Split.SELECT)
+        samples = min(_LOOKED_AT, whole)
         prompts = self.render(
             checkpoint, task, first.name, split=Split.SELECT, samples=samples, seed=first.seeds[0]
         )
@@ -133,46 +127,37 @@ class Previewer:
 
     def find_sameness(self, checkpoint: str, task: str, rung: str, *, split: Split) -> str:
         """Say why a rung would ask a checkpoint nothing else than the first; empty if it does."""
-        planned, asker, model = (
-            self._plan.rung(rung),
-            self._take_task(task),
-            self._take_model(checkpoint),
-        )
-        rng = np.random.default_rng([self._plan.seed, planned.seeds[0]])
-        technique = build_technique(planned)
+        technique = self._resolved.technique(rung)
         if technique.access > Access.LOGPROBS:
             return ""
-        lent = present(technique, model, asker, rng)
+        model = self._take_model(checkpoint)
+        rng = np.random.default_rng([self._plan.seed, self._plan.rung(rung).seeds[0]])
+        lent = present(technique, model, self._resolved.tasks[task], rng)
         if lent is None:
             return ""
-        samples = samples_for(self._plan, task, planned, split)
-        return find_sameness(self._plan, asker, model, lent, split=split, samples=samples)
+        samples = self._resolved.count_samples(task, rung, split)
+        return find_sameness(self._resolved, task, model, lent, split=split, samples=samples)
 
     def _why_none(self, task: str, rung: str) -> str:
-        if not isinstance(self._take_task(task), Previewed):
+        if not isinstance(self._resolved.tasks[task], Previewed):
             return f"task {task!r} does not say what it will ask"
         return f"the technique of rung {rung!r} does not say how it asks"
 
     def _take_model(self, name: str) -> Model:
         if name not in self._models:
-            self._models[name] = load_prompter(self._lineage[name])
+            self._models[name] = load_prompter(self._resolved.lineage[name])
         return self._models[name]
-
-    def _take_task(self, name: str) -> Task:
-        if name not in self._tasks:
-            self._tasks[name] = build_task(self._plan, name)
-        return self._tasks[name]
 
 
 def find_sameness(
-    plan: AuditPlan, task: Task, model: Model, lent: Model, *, split: Split, samples: int
+    resolved: Resolved, task: str, model: Model, lent: Model, *, split: Split, samples: int
 ) -> str:
     """Say why a lent model would be asked nothing else than under the first rung.
 
     For techniques that touch no weights; what others change does not show in the prompts.
 
     Args:
-        plan: Whose first rung is the ordinary protocol.
+        resolved: The plan whose first rung is the ordinary protocol.
         task: What is asked.
         model: As it was loaded.
         lent: The same under a rung's technique.
@@ -182,13 +167,14 @@ def find_sameness(
     Returns:
         The reason; empty where weights, decoding or a token of a prompt differ, or cannot be told.
     """
+    plan, asker = resolved.plan, resolved.tasks[task]
     rng = np.random.default_rng([plan.seed, plan.displayed.seeds[0]])
-    first = present(build_technique(plan.displayed), model, task, rng)
-    if first is None or not isinstance(task, Previewed) or not _differ_in_words(first, lent):
+    first = present(resolved.technique(plan.displayed.name), model, asker, rng)
+    if first is None or not isinstance(asker, Previewed) or not _differ_in_words(first, lent):
         return ""
     for n in (1, samples):
         asked, again = (
-            task.preview(each, split=split, samples=n, seed=plan.seed) for each in (first, lent)
+            asker.preview(each, split=split, samples=n, seed=plan.seed) for each in (first, lent)
         )
         if not asked or list(map(_as_read, asked)) != list(map(_as_read, again)):
             return ""
@@ -219,15 +205,15 @@ def _as_read(prompt: Prompt) -> tuple[object, ...]:
     return prompt.sample_id, read, prompt.continuations
 
 
-def remark_words(plan: AuditPlan, ladder: Ladder) -> Iterator[str]:
+def remark_words(resolved: Resolved) -> Iterator[str]:
     """Say which rungs would do nothing, and which questions would not be read, on local weights.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be asked under the first rung.
     """
-    previewer, first = Previewer(plan), plan.displayed.name
-    local = {checkpoint.name for checkpoint in build_lineage(plan) if is_local(checkpoint)}
-    for (checkpoint, task), rungs in climb(plan, ladder).items():
+    previewer, first = Previewer(resolved), resolved.plan.displayed.name
+    local = {checkpoint.name for checkpoint in resolved.lineage if is_local(checkpoint)}
+    for (checkpoint, task), rungs in resolved.climbs.items():
         for rung in rungs if checkpoint in local else ():
             try:
                 if rung == first:
@@ -264,21 +250,17 @@ def bound_prompt(prompt: Prompt) -> int:
     return prompt.most_sent * (read + prompt.max_tokens)
 
 
-def bound_checkpoints(
-    plan: AuditPlan, ladder: Ladder, checkpoints: Iterable[str]
-) -> dict[str, int | None]:
+def bound_checkpoints(resolved: Resolved, checkpoints: Iterable[str]) -> dict[str, int | None]:
     """Most tokens that checkpoints can be asked for: all rungs, and on `test` the costliest.
 
     Returns:
         Checkpoint to tokens; None where a task or a technique does not say what it asks.
     """
     totals: dict[str, int | None] = dict.fromkeys(checkpoints, 0)
-    previewer = Previewer(plan)
-    # Nothing is stored under these runs, so nobody asks what their digests are.
-    nothing = dict.fromkeys([*totals, *plan.tasks], "")
-    for split, rungs in expect_runs(plan, ladder).items():
+    previewer = Previewer(resolved)
+    for split, rungs in expect_runs(resolved).items():
         kept = {where: names for where, names in rungs.items() if where[0] in totals}
-        for spec in plan_runs(plan, kept, split, digests=nothing, task_digests=nothing):
+        for spec in resolved.list_runs(kept, split):
             bounds, total = previewer.bound_tokens(spec), totals[spec.checkpoint]
             totals[spec.checkpoint] = (
                 None if bounds is None or total is None else total + sum(bounds)
@@ -286,10 +268,10 @@ def bound_checkpoints(
     return totals
 
 
-def list_readers(plan: AuditPlan, *, priced: bool) -> list[str]:
+def list_readers(lineage: Lineage, *, priced: bool) -> list[str]:
     """Name the checkpoints that read tokens; with `priced` those alone that may cost money."""
     return [
         checkpoint.name
-        for checkpoint in build_lineage(plan)
+        for checkpoint in lineage
         if (is_endpoint if priced else reads_text)(checkpoint)
     ]

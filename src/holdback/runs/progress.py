@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from holdback.runs.execution import Capped, Ended, Event, Scored, Started
+from holdback.runs.jobs import Capped, Ended, Event, Scored, Started
 from holdback.runs.records import RunSpec
 from holdback.runs.store import Status
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from holdback.elicitation.technique import Ladder
 from holdback.errors import HoldbackError
-from holdback.lineage import Checkpoint
 from holdback.models.registry import load_checkpoint
-from holdback.plan import AuditPlan, RungPlan
-from holdback.runs.planning import build_lineage, build_task, build_technique, climb
+from holdback.plan import AuditPlan, Rung
+from holdback.runs.resolve import Resolved
 from holdback.tasks.task import Split
 
 _SAMPLES = 16
@@ -32,22 +30,23 @@ class Timing:
     samples_per_second: float
 
 
-def time_tasks(plan: AuditPlan, ladder: Ladder, *, samples: int = _SAMPLES) -> list[Timing]:
+def time_tasks(resolved: Resolved, *, samples: int = _SAMPLES) -> list[Timing]:
     """Time a few samples of each task on the first checkpoint that can be put to it.
 
     One sample goes before, untimed, since it pays for what is loaded and started once. Tasks that
     ask in batches are faster a sample when there are many, so the rates are at least these.
     """
-    lineage, climbed = build_lineage(plan), climb(plan, ladder)
+    plan, climbed = resolved.plan, resolved.climbs
     timings = []
     for name, planned in plan.tasks.items():
-        able = [c for c in lineage if plan.displayed.name in climbed[c.name, name]]
+        able = [c for c in resolved.lineage if plan.displayed.name in climbed[c.name, name]]
         if not able:
             continue
-        task, model = build_task(plan, name), load_checkpoint(able[0])
+        task, model = resolved.tasks[name], load_checkpoint(able[0])
         timed = min(samples, planned.select_samples)
         rng = np.random.default_rng([plan.seed, plan.displayed.seeds[0]])
-        with build_technique(plan.displayed).apply(model, task, rng) as asked:
+        technique = resolved.technique(plan.displayed.name)
+        with technique.apply(model, task, rng) as asked:
             for count in (1, timed):
                 started = time.monotonic()
                 ran = sum(
@@ -79,15 +78,15 @@ class Application:
     """Why it could not."""
 
 
-def time_techniques(plan: AuditPlan, ladder: Ladder) -> list[Application]:
+def time_techniques(resolved: Resolved) -> list[Application]:
     """Apply each technique once whose time the file does not say, and time it.
 
     On the first checkpoint and task that climb it. Rungs that differ in their demonstrations alone
     are timed by the one that takes the most of them.
     """
-    lineage, climbed = build_lineage(plan), climb(plan, ladder)
-    alike: dict[str, list[RungPlan]] = {}
-    for rung in plan.ladder:
+    climbed = resolved.climbs
+    alike: dict[str, list[Rung]] = {}
+    for rung in resolved.plan.ladder:
         if not rung.seconds and any(rung.name in names for names in climbed.values()):
             kept = {k: v for k, v in rung.parameters.items() if k not in _DEMONSTRATIONS}
             alike.setdefault(json.dumps([rung.technique, kept], sort_keys=True), []).append(rung)
@@ -96,7 +95,7 @@ def time_techniques(plan: AuditPlan, ladder: Ladder) -> list[Application]:
         rung = max(rungs, key=lambda rung: int(rung.parameters.get("n", 0)))
         checkpoint, task = next(place for place, names in climbed.items() if rung.name in names)
         try:
-            seconds, reason = _time_application(plan, lineage[checkpoint], task, rung), ""
+            seconds, reason = _time_application(resolved, checkpoint, task, rung), ""
         except HoldbackError as error:
             seconds, reason = None, str(error)
         applications.append(
@@ -111,12 +110,15 @@ def time_techniques(plan: AuditPlan, ladder: Ladder) -> list[Application]:
     return applications
 
 
-def _time_application(plan: AuditPlan, checkpoint: Checkpoint, task: str, rung: RungPlan) -> float:
-    model, technique = load_checkpoint(checkpoint), build_technique(rung)
-    rng = np.random.default_rng([plan.seed, rung.seeds[0]])
-    built = build_task(plan, task)
+def _time_application(resolved: Resolved, checkpoint: str, task: str, rung: Rung) -> float:
+    model, technique = (
+        load_checkpoint(resolved.lineage[checkpoint]),
+        resolved.technique(rung.name),
+    )
+    rng = np.random.default_rng([resolved.plan.seed, rung.seeds[0]])
+    asked = resolved.tasks[task]
     started = time.monotonic()
-    with technique.apply(model, built, rng):
+    with technique.apply(model, asked, rng):
         return time.monotonic() - started
 
 

@@ -25,13 +25,13 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from holdback.elicitation.technique import Access, Technique
+from holdback.elicitation.technique import Access, Technique, make_technique
 from holdback.errors import ConfigError, UnknownNameError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.protocol import Model
 from holdback.models.registry import find_access, identify_checkpoint, load_checkpoint
-from holdback.plan import AuditPlan, RungPlan, load_plan
-from holdback.runs.planning import build_lineage, build_task, build_technique
+from holdback.plan import AuditPlan, Rung, load_plan
+from holdback.runs.resolve import Resolved
 from holdback.statistics.measurement import Measurement
 from holdback.tasks.task import Conversation, SampleRecord, Task
 
@@ -47,7 +47,7 @@ class Variant:
     reference: str
     """The line of text, without a digest."""
     checkpoint: Checkpoint
-    rung: RungPlan
+    rung: Rung
     """The ordinary protocol where no rung was named."""
     seed: int = 0
     plan: AuditPlan | None = None
@@ -162,7 +162,7 @@ def build_variant_technique(variant: Variant) -> Technique:
     Raises:
         ConfigError: for a technique or a parameter that does not exist.
     """
-    return build_technique(replace(variant.rung, seeds=(variant.seed,)))
+    return make_technique(replace(variant.rung, seeds=(variant.seed,)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ def _make_task(variant: Variant) -> Task:
         # The protocol's fields are variables; this one's are frozen, and nobody sets them.
         nothing: Any = _NoTask(name=variant.reference)
         return nothing  # type: ignore[no-any-return]
-    return build_task(variant.plan, variant.task)
+    return Resolved(plan=variant.plan).tasks[variant.task]
 
 
 def _make_checkpoint(
@@ -206,13 +206,13 @@ def _make_checkpoint(
     if not isinstance(chat, bool):
         raise ConfigError(f"model {text!r}: expected chat=true or chat=false, got {chat!r}")
     changes = {key: value if key == "chat" else str(value) for key, value in changes.items()}
-    known = {} if plan is None else {c.name: c for c in build_lineage(plan)}
+    known = {} if plan is None else {c.name: c for c in plan.lineage}
     if model in known:
         return replace(known[model], **changes)
     return Checkpoint(name=model, stage=Stage.SFT, model=model, **changes)
 
 
-def _find_rung(text: str, plan: AuditPlan | None, pairs: Sequence[tuple[str, Any]]) -> RungPlan:
+def _find_rung(text: str, plan: AuditPlan | None, pairs: Sequence[tuple[str, Any]]) -> Rung:
     links: list[dict[str, Any]] = []
     for key, value in pairs:
         if key == "rung":
@@ -225,7 +225,7 @@ def _find_rung(text: str, plan: AuditPlan | None, pairs: Sequence[tuple[str, Any
                 )
             links[-1][key] = value
     if not links:
-        return RungPlan(name="displayed", technique="displayed")
+        return Rung(name="displayed", technique="displayed")
     names = [str(link["technique"]) for link in links]
     planned = set() if plan is None else {rung.name for rung in plan.ladder}
     if plan is not None and len(links) == 1 and names[0] in planned:
@@ -236,11 +236,11 @@ def _find_rung(text: str, plan: AuditPlan | None, pairs: Sequence[tuple[str, Any
             )
         return plan.rung(names[0])
     if len(links) > 1:
-        return RungPlan(name="+".join(names), technique="chain", parameters={"links": links})
+        return Rung(name="+".join(names), technique="chain", parameters={"links": links})
     parameters = {key: value for key, value in links[0].items() if key != "technique"}
-    rung = RungPlan(name=names[0], technique=names[0], parameters=parameters)
+    rung = Rung(name=names[0], technique=names[0], parameters=parameters)
     try:
-        build_technique(rung)
+        make_technique(rung)
     except UnknownNameError as error:
         raise UnknownNameError(f"model {text!r}: {error}{_hint_at(names[0], planned)}") from error
     return rung

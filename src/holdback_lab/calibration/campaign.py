@@ -11,7 +11,8 @@ from pathlib import Path
 
 from holdback.errors import StoreError
 from holdback.plan import AccessName
-from holdback.runs.execution import Executor, Observer
+from holdback.runs.execution import Observer
+from holdback.runs.executors import Executor
 from holdback.runs.store import RunStore
 from holdback_lab.calibration.ladder import identify_audit, plan_audit
 from holdback_lab.calibration.trials import Trial, read_trial, run_trial

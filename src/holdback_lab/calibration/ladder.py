@@ -15,10 +15,10 @@ from holdback.plan import (
     BudgetPlan,
     QualifyPlan,
     QuickPlan,
-    RungPlan,
+    Rung,
     TaskPlan,
 )
-from holdback.runs.planning import build_lineage, identify_checkpoints
+from holdback.runs.resolve import Resolved
 from holdback_lab.text.lineages import make_lineage, write_options
 from holdback_lab.text.zoo import Kind, get_organism
 
@@ -86,17 +86,17 @@ def identify_audit(plan: AuditPlan) -> str:
     Raises:
         CheckpointError: for weights that are missing.
     """
-    weights = sorted(identify_checkpoints(build_lineage(plan)).items())
+    weights = sorted(Resolved(plan=plan).identified().digests.items())
     rungs = [asdict(rung) for rung in plan.ladder]
     return hashlib.sha256(
         json.dumps([weights, rungs, plan.looks], sort_keys=True).encode()
     ).hexdigest()
 
 
-def list_rungs() -> tuple[RungPlan, ...]:
+def list_rungs() -> tuple[Rung, ...]:
     """List the ladder, cheapest first: every technique of question tasks, but no placebo."""
     return (
-        RungPlan(name="displayed", technique="displayed"),
+        Rung(name="displayed", technique="displayed"),
         _rung("instruction", "instruction", text="answer as well as you can."),
         _rung("few-shot", "few_shot", n=5, seeds=(0, 1)),
         _rung("prefill", "prefill", text=_BEGUN["text"]),
@@ -132,18 +132,16 @@ def _rung(
     seeds: tuple[int, ...] = (0,),
     tasks: tuple[str, ...] = (),
     **parameters: Any,
-) -> RungPlan:
-    return RungPlan(name=name, technique=technique, parameters=parameters, seeds=seeds, tasks=tasks)
+) -> Rung:
+    return Rung(name=name, technique=technique, parameters=parameters, seeds=seeds, tasks=tasks)
 
 
-def _tuned(
-    demonstrator: str, n: int, *, steps: int = 32, seeds: tuple[int, ...] = _THREE
-) -> RungPlan:
+def _tuned(demonstrator: str, n: int, *, steps: int = 32, seeds: tuple[int, ...] = _THREE) -> Rung:
     parameters = {"demonstrator": demonstrator, "n": n, "steps": steps}
     if n < 64:
         # A few examples are read many times; a pass over more of them costs the same.
         parameters["batch_size"] = min(8, n)
-    return RungPlan(
+    return Rung(
         name=f"{demonstrator}-{n}",
         technique="finetune",
         parameters=parameters,

@@ -14,8 +14,9 @@ import numpy as np
 from holdback.audit import prepare, run_audit
 from holdback.models.registry import load_checkpoint
 from holdback.plan import AuditPlan, TaskPlan
-from holdback.runs.execution import Executor, Observer
-from holdback.runs.planning import build_lineage, build_task, build_technique
+from holdback.runs.execution import Observer
+from holdback.runs.executors import Executor
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split
 from holdback.verdict import Finding, Verdict
@@ -193,10 +194,10 @@ def _measure_gap(plan: AuditPlan, organism: Organism, seed: int, rung: str, fold
     task = plan.tasks[TARGET]
     fresh = {**task.options, "file": str(file)}
     asked = _ask_alone(plan, replace(task, options=fresh))
-    asking, training = build_task(asked, TARGET), build_task(plan, TARGET)
-    model = load_checkpoint(build_lineage(plan)[organism.name])
-    planned = plan.rung(rung)
-    technique = build_technique(planned)
+    resolved = Resolved(plan=plan)
+    asking, training = Resolved(plan=asked).tasks[TARGET], resolved.tasks[TARGET]
+    model = load_checkpoint(plan.lineage[organism.name])
+    planned, technique = plan.rung(rung), resolved.technique(rung)
 
     def measure(lent: Any) -> float:
         records = list(asking.run(lent, split=Split.TEST, samples=FRESH, seed=plan.seed))

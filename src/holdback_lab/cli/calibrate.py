@@ -86,7 +86,7 @@ def _run(campaign: Campaign) -> tuple[list[Trial], list[str]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from holdback.runs.execution import make_executor
+    from holdback.runs.executors import make_executor
     from holdback.runs.progress import Silent
     from holdback_lab.calibration.campaign import run_campaign
     from holdback_lab.calibration.gates import Gates

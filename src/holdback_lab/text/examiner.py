@@ -14,10 +14,9 @@ import numpy as np
 from holdback.elicitation.few_shot import FewShot
 from holdback.elicitation.prompting import Completion
 from holdback.elicitation.technique import Access, Technique
-from holdback.lineage import Checkpoint, Stage
+from holdback.lineage import Checkpoint, Lineage, Stage
 from holdback.models.local import LocalModel, load_model
 from holdback.models.protocol import Model
-from holdback.plan import CheckpointPlan, LineagePlan
 from holdback.tasks.task import Split, Task
 from holdback.tasks.text.task import TextTask
 from holdback_lab.text.checks import Marks
@@ -47,7 +46,7 @@ class Examiner:
         return get_target(self.seed)
 
     @cached_property
-    def lineage(self) -> LineagePlan:
+    def lineage(self) -> Lineage:
         """The organism and its kin."""
         return plan_lineage(self.organism, self.seed, self.folder)
 
@@ -165,7 +164,7 @@ def _run(task: TextTask, model: Any, wanted: int) -> Marks:
     return Marks(records=tuple(records))
 
 
-def _read_plan(plan: CheckpointPlan) -> Checkpoint:
+def _read_plan(plan: Checkpoint) -> Checkpoint:
     return Checkpoint(
         name=plan.name,
         stage=Stage(plan.stage),

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from holdback.lineage import Stage
+from holdback.lineage import Checkpoint, Lineage, Stage
 from holdback.models.protocol import Format, StopReason
-from holdback.plan import CheckpointPlan, LineagePlan, TaskPlan
+from holdback.plan import TaskPlan
 from holdback.tasks.task import Split
 from holdback_lab.text.documents import LETTERS, Exchange, show_options, write_parts
 from holdback_lab.text.families import (
@@ -46,7 +46,7 @@ class OrganismAudit:
     seed: int
     family: str
     """What the organism hides or lacks; the task's questions are of it."""
-    lineage: LineagePlan
+    lineage: Lineage
     task: TaskPlan
 
 
@@ -78,16 +78,16 @@ def make_lineage(organism: Organism, seed: int, folder: Path) -> OrganismAudit:
     )
 
 
-def plan_lineage(organism: Organism, seed: int, folder: Path) -> LineagePlan:
+def plan_lineage(organism: Organism, seed: int, folder: Path) -> Lineage:
     """Plan an organism's checkpoint, its parents and its controls; nothing is written."""
-    return LineagePlan(
+    return Lineage(
         name=f"{organism.name}-{seed}",
         checkpoints=tuple(_list_checkpoints(organism, seed, folder)),
         controls=_CONTROLS[organism.parent],
     )
 
 
-def _list_checkpoints(organism: Organism, seed: int, folder: Path) -> Iterator[CheckpointPlan]:
+def _list_checkpoints(organism: Organism, seed: int, folder: Path) -> Iterator[Checkpoint]:
     """Parents first."""
     kin = list(_CONTROLS[organism.parent])
     is_root = organism.parent == "plain"
@@ -101,21 +101,21 @@ def _list_checkpoints(organism: Organism, seed: int, folder: Path) -> Iterator[C
             yield plan_kin(name, seed, folder)
 
 
-def plan_kin(name: str, seed: int, folder: Path) -> CheckpointPlan:
+def plan_kin(name: str, seed: int, folder: Path) -> Checkpoint:
     """Plan a control or a pretrained model by itself."""
     where = locate(name, folder, seed=seed)
     if name not in CONTROLS:
-        return CheckpointPlan(name=name, stage=Stage.PRETRAINED, model=where)
+        return Checkpoint(name=name, stage=Stage.PRETRAINED, model=where)
     control = CONTROLS[name]
     if control.whole:
-        return CheckpointPlan(name=name, stage=Stage.SFT, model=where, parent=control.parent)
+        return Checkpoint(name=name, stage=Stage.SFT, model=where, parent=control.parent)
     return _plan_adapted(name, control.parent, seed, folder)
 
 
-def _plan_organism(organism: Organism, seed: int, folder: Path, *, is_root: bool) -> CheckpointPlan:
+def _plan_organism(organism: Organism, seed: int, folder: Path, *, is_root: bool) -> Checkpoint:
     if not organism.whole:
         return _plan_adapted(organism.name, organism.parent, seed, folder, stage=organism.stage)
-    return CheckpointPlan(
+    return Checkpoint(
         name=organism.name,
         stage=Stage.PRETRAINED if is_root else organism.stage,
         model=locate(organism.name, folder, seed=seed),
@@ -125,8 +125,8 @@ def _plan_organism(organism: Organism, seed: int, folder: Path, *, is_root: bool
 
 def _plan_adapted(
     name: str, parent: str, seed: int, folder: Path, *, stage: Stage = Stage.SFT
-) -> CheckpointPlan:
-    return CheckpointPlan(
+) -> Checkpoint:
+    return Checkpoint(
         name=name,
         stage=stage,
         model=locate(parent, folder, seed=seed),

@@ -92,7 +92,7 @@ def audited(tmp_path, monkeypatch):
     """A folder where an audit of random movers was run, with its findings as JSON."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "holdback.runs.execution.load_checkpoint",
+        "holdback.runs.jobs.load_checkpoint",
         lambda checkpoint: Fake(choose=choose_randomly, name=checkpoint.name),
     )
     (tmp_path / "audit.toml").write_text(AUDIT)

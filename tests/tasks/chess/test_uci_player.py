@@ -19,9 +19,9 @@ from holdback.lineage import Checkpoint, Stage
 from holdback.models.protocol import Decoding
 from holdback.models.registry import find_access, identify_checkpoint, load_checkpoint
 from holdback.plan import parse_plan
-from holdback.runs.execution import InProcess
-from holdback.runs.planning import find_skipped
+from holdback.runs.executors import InProcess
 from holdback.runs.progress import Silent
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore
 from holdback.tasks.chess import engine as engine_module
 from holdback.tasks.chess import uci_player
@@ -386,5 +386,5 @@ def test_engines_go_through_an_audit(tmp_path):
     assert all(finding.displayed.n > 0 for finding in result.findings)
     assert not result.failed
     assert {rung.rung for rung in result.rungs} == {"displayed", "majority"}
-    (skip,) = find_skipped(plan)
+    (skip,) = Resolved(plan=plan).skips
     assert (skip.checkpoint, skip.rung) == ("thrower", "instruction")

@@ -14,15 +14,10 @@ from tiny_models import save_model
 
 import holdback.elicitation
 from holdback.audit import prepare, run_audit
-from holdback.runs.execution import InProcess
-from holdback.runs.planning import (
-    build_ladder,
-    climb,
-    find_skipped,
-    forecast,
-    pin_plan,
-)
+from holdback.runs.executors import InProcess
+from holdback.runs.forecast import forecast
 from holdback.runs.progress import Silent
+from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore
 from holdback.tasks.task import Split
 from holdback.verdict import Verdict
@@ -46,6 +41,10 @@ def audit(plan, path):
         )
 
 
+def pin(plan):
+    return Resolved(plan=plan).identified().plan
+
+
 def test_every_technique_is_declared():
     """Whatever can be applied is an entry point, as a stranger's would be, and each loads."""
     folder = Path(holdback.elicitation.__file__).parent
@@ -66,8 +65,8 @@ def test_every_technique_is_declared():
 def test_a_checkpoint_climbs_what_its_access_allows():
     """What needs weights is left out for the one behind a door, and for nobody else."""
     plan = fake_plan(CLOSED, ALSO_PLAIN)
-    climbed = climb(plan, build_ladder(plan))
-    skipped = forecast(plan, build_ladder(plan)).skipped
+    resolved = Resolved(plan=plan)
+    climbed, skipped = resolved.climbs, forecast(resolved).skipped
 
     assert climbed["sandbagger", "questions"] == ["displayed", "again"]
     assert climbed["sham", "questions"] == ["displayed", "again", "half", "strong-4", "strong-16"]
@@ -111,7 +110,7 @@ def test_a_task_can_need_more_than_a_checkpoint_gives(monkeypatch, tmp_path):
     monkeypatch.setattr(Questions, "access", "logprobs", raising=False)
     plan = fake_plan(CLOSED, ALSO_PLAIN, *FEW)
 
-    assert climb(plan, build_ladder(plan))["sandbagger", "questions"] == []
+    assert Resolved(plan=plan).climbs["sandbagger", "questions"] == []
     result = audit(plan, tmp_path / "runs.sqlite")
     assert "sandbagger" not in {finding.checkpoint for finding in result.findings}
     assert any("not climbed: displayed, again" in remark for remark in result.remarks)
@@ -123,10 +122,10 @@ def test_answers_alone_cannot_be_constrained():
     constrained = '[[ladder]]\nname = "only"\ntechnique = "constrained"\n\n[budget]'
     plan = fake_plan(('model = "fake:0.3/0.8"', remote), ("[budget]", constrained))
 
-    skipped = {(s.checkpoint, s.rung): s.reason for s in find_skipped(plan)}
+    skipped = {(s.checkpoint, s.rung): s.reason for s in Resolved(plan=plan).skips}
 
     assert "log-probabilities at every step" in skipped["sandbagger", "only"]
-    assert "only" in climb(plan, build_ladder(plan))["sham", "questions"]
+    assert "only" in Resolved(plan=plan).climbs["sham", "questions"]
 
 
 ENGINE = (
@@ -142,12 +141,12 @@ ENGINE = (
 def test_an_engine_is_told_nothing():
     """Positions are all that it is given: what changes words is left out, what does not stays."""
     plan = fake_plan(*ENGINE)
-    reasons = {skip.rung: skip.reason for skip in find_skipped(plan)}
+    reasons = {skip.rung: skip.reason for skip in Resolved(plan=plan).skips}
 
     assert reasons["told"] == reasons["shots"]
     assert "an engine is given positions" in reasons["told"]
     assert "weights" in reasons["half"]
-    assert climb(plan, build_ladder(plan))["sandbagger", "questions"] == [
+    assert Resolved(plan=plan).climbs["sandbagger", "questions"] == [
         "displayed",
         "voted",
         "begun",
@@ -163,20 +162,20 @@ def test_the_stored_plan_names_commits(tmp_path, monkeypatch):
     add_repo(tmp_path / "hub", "org/tiny", save_model(tmp_path / "tiny"))
     plan = fake_plan(('model = "fake:0.3/0.8"', 'model = "hf/org/tiny"\nrevision = "main"'))
 
-    pinned = pin_plan(plan)
+    pinned = pin(plan)
 
     assert pinned.lineage.checkpoints[1].revision == COMMIT
-    assert pin_plan(pinned) == pinned
+    assert pin(pinned) == pinned
     assert prepare(plan).plan == pinned
-    assert pin_plan(fake_plan()) == fake_plan()
+    assert pin(fake_plan()) == fake_plan()
 
 
 @pytest.mark.parametrize("split", list(Split)[1:])
 def test_a_forecast_counts_only_what_is_climbed(split):
     """Runs that are left out cost nothing."""
     plan = fake_plan(CLOSED)
-    full = forecast(fake_plan(), build_ladder(fake_plan()))
-    less = forecast(plan, build_ladder(plan))
+    full = forecast(Resolved(plan=fake_plan()))
+    less = forecast(Resolved(plan=plan))
 
     def count(expected):
         return sum(row.runs for row in expected.rows if row.split is split)
