@@ -363,11 +363,11 @@ def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[Checkpoint
 
 def _guess_checkpoint(name: str, model: str, parent: str | None) -> Checkpoint:
     """Take weights without a chat template for a pretrained model, asked to continue text."""
+    from holdback.ids import locate_id
     from holdback.models.files import has_chat_template
     from holdback.models.registry import is_local
-    from holdback.plan import locate_model
 
-    located = locate_model(model, Path.cwd())
+    located = locate_id(model, Path.cwd())
     checkpoint = Checkpoint(name=name, stage=Stage.SFT, model=located)
     chat = not is_local(checkpoint) or has_chat_template(checkpoint)
     stage = Stage.SFT if chat or parent is not None else Stage.PRETRAINED

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from holdback import make_callable
 from holdback.errors import ConfigError, UnknownNameError
+from holdback.extensions import is_in_file
+from holdback.ids import locate_id
 from holdback.lineage import STRICT, Checkpoint, Lineage, Name, Stage
 
 AccessName = Literal["samples", "logprobs", "activations", "weights"]
@@ -29,13 +30,6 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Level = Annotated[float, Field(gt=0.5, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-# A scheme has two letters or more, so that a Windows drive is still a path.
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9_+-]+:")
-
-SCHEMES = ("hf", "openai", "openai-api", "uci", "vllm")
-"""First parts of model ids that name something else than a folder beside the audit file."""
-_WEIGHTS = ("hf", "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,8 +289,8 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
     checkpoints = tuple(
         replace(
             checkpoint,
-            model=locate_model(checkpoint.model, folder),
-            adapter=checkpoint.adapter and locate_model(checkpoint.adapter, folder),
+            model=locate_id(checkpoint.model, folder),
+            adapter=checkpoint.adapter and locate_id(checkpoint.adapter, folder),
         )
         for checkpoint in file.lineage.checkpoints
     )
@@ -373,24 +367,6 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)
 
 
-def locate_model(reference: str, folder: Path) -> str:
-    """Make the path in a reference absolute; ids of anything but folders stay as they are."""
-    if ".py:" in reference:
-        return _located_code(reference, folder)
-    if _SCHEME.match(reference):
-        return reference
-    scheme, _, rest = reference.partition("/")
-    if scheme not in SCHEMES:
-        return str((folder / reference).resolve())
-    is_path = rest.startswith(("/", "./", "../"))
-    # As transformers takes a name: a folder of that name comes before the repository.
-    is_path |= scheme in _WEIGHTS and bool(rest) and (folder / rest).is_dir()
-    if is_path:
-        path, query, options = rest.partition("?")
-        return f"{scheme}/{(folder / path).resolve()}{query}{options}"
-    return reference
-
-
 def _locate_code(rung: Rung, folder: Path) -> Rung:
     """Make the paths of techniques in files absolute, those of a chain's links too."""
     parameters = rung.parameters
@@ -408,7 +384,7 @@ def _locate_code(rung: Rung, folder: Path) -> Rung:
 
 def _located_code(name: str, folder: Path) -> str:
     """Make the path in `file.py:Name` absolute; other names stay as they are."""
-    return str((folder / name).resolve()) if ".py:" in name else name
+    return str((folder / name).resolve()) if is_in_file(name) else name
 
 
 def _locate_files(task: TaskPlan, folder: Path) -> TaskPlan:

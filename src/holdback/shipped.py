@@ -13,8 +13,6 @@ from pathlib import Path
 from holdback.errors import UnknownNameError
 
 GROUP = "holdback.lineages"
-BUILTIN = "builtin:"
-"""How a reference to a shipped checkpoint begins."""
 
 
 def find_lineages() -> dict[str, Path]:
@@ -29,21 +27,21 @@ def find_audits() -> dict[str, Path]:
     return {name: file for name, file in files_of.items() if file.is_file()}
 
 
-def find_weights(reference: str) -> Path:
-    """Find the folder of a shipped checkpoint, `builtin:<lineage>/<name>`.
+def find_weights(checkpoint: str) -> Path:
+    """Find the folder of a shipped checkpoint, `<lineage>/<name>`.
 
     Raises:
         UnknownNameError: if there is none of that name.
     """
-    lineage, _, name = reference.removeprefix(BUILTIN).partition("/")
+    lineage, _, name = checkpoint.partition("/")
     lineages = find_lineages()
     folder = lineages[lineage] / "weights" / name if lineage in lineages and name else None
     if folder is None or not folder.is_dir():
         known = [
-            f"{lineage}/{checkpoint.name}"
-            for lineage, package in lineages.items()
-            for checkpoint in package.glob("weights/*")
-            if any(checkpoint.glob("*.safetensors"))
+            f"{each}/{weights.name}"
+            for each, package in lineages.items()
+            for weights in package.glob("weights/*")
+            if any(weights.glob("*.safetensors"))
         ]
-        raise UnknownNameError.among("shipped checkpoint", reference.removeprefix(BUILTIN), known)
+        raise UnknownNameError.among("shipped checkpoint", checkpoint, known)
     return folder

@@ -11,14 +11,12 @@ import huggingface_hub
 import pytest
 import torch
 from fake_hub import COMMIT, add_repo
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_models import save_adapter, save_model
 
 from holdback.errors import CheckpointError, ConfigError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models import hub
-from holdback.models.hub import Repo, fetch_repo, parse_repo, pin_repo
+from holdback.models.hub import Repo, fetch_repo, pin_repo
 from holdback.models.loading import load_weights
 from holdback.models.registry import (
     fetch_checkpoint,
@@ -226,43 +224,6 @@ def test_a_hub_that_does_not_answer_is_one_line(online, monkeypatch, fails):
     ) as told:
         pin_repo(Repo(name="org/tiny"))
     assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize(
-    ("reference", "expected"),
-    [
-        ("hf/org/name", Repo(name="org/name")),
-        ("hf/gpt2", Repo(name="gpt2")),
-        ("hf/org/name@v1.2", Repo(name="org/name", revision="v1.2")),
-        ("hf//abs/path", None),
-        ("hf/./rel", None),
-        ("hf/~/home", None),
-        ("folder", None),
-        ("builtin:chess/base", None),
-    ],
-)
-def test_ids_are_told_from_paths(reference, expected):
-    """A repository has an organisation and a name; a path starts as paths do."""
-    assert parse_repo(reference) == expected
-
-
-@pytest.mark.parametrize("reference", ["hf/", "hf/a/b/c", "hf/org/na me", "hf/@main", "hf/-x/y"])
-def test_what_is_neither_is_refused(reference):
-    """One line with the form that is expected."""
-    with pytest.raises(ConfigError, match="expected hf/<organisation>/<name>"):
-        parse_repo(reference)
-
-
-@given(st.text(max_size=30))
-def test_any_reference_is_taken_or_explained(text):
-    """Whatever stands behind `hf/`, the answer is a repository, a path or one line."""
-    message = ""
-    try:
-        parse_repo(f"hf/{text}")
-    except ConfigError as error:
-        message = str(error)
-
-    assert "\n" not in message
 
 
 def test_two_revisions_are_refused(cache, tiny):

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from holdback.errors import CheckpointError, ConfigError, UnknownNameError
+from holdback.ids import BEGINNINGS
 from holdback.lineage import Checkpoint, Stage
 from holdback.models import registry
 from holdback.models.hub import OFFLINE
@@ -18,7 +19,6 @@ from holdback.models.registry import (
     identify_checkpoint,
     load_checkpoint,
 )
-from holdback.plan import SCHEMES
 
 
 def make(model: str, **fields) -> Checkpoint:
@@ -39,7 +39,8 @@ def test_the_plan_knows_the_schemes_that_are_loaded():
     own = [p.name for p in entry_points(group="holdback.models") if "holdback." in p.module]
     # `live:…` is a third party's form, with a colon, and is written by Python alone.
     own.remove("live")
-    assert set(SCHEMES) == {"hf", *registry._TAKES} == {"hf", *own}
+    schemes = {beginning.rstrip("/") for beginning in BEGINNINGS if beginning.endswith("/")}
+    assert schemes == {"hf", *registry._TAKES} == {"hf", *own}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from holdback.errors import (
     HoldbackError,
     LimitReachedError,
 )
+from holdback.ids import parse_id
 from holdback.lineage import Checkpoint
 from holdback.models.connection import Body, Connection, RejectedError, Usage
 from holdback.models.prompt_sessions import PromptSessions
@@ -321,22 +322,14 @@ def load_endpoint(checkpoint: Checkpoint) -> EndpointModel:
         ConfigError: for a name without a service, a service without an address, or a bound that is
             no number.
     """
-    from holdback.models.registry import find_base_url
+    from holdback.models.registry import find_base_url, name_variables
 
-    scheme, _, rest = checkpoint.model.partition("/")
-    service, model = "openai", rest
-    if scheme == "openai-api":
-        service, _, model = rest.partition("/")
-        if not service or not model:
-            raise ConfigError(
-                f"checkpoint {checkpoint.name!r}: expected openai-api/<service>/<name>, got"
-                f" {checkpoint.model!r}"
-            )
-    prefix = re.sub(r"[^A-Z0-9]", "_", service.upper())
+    parsed = parse_id(checkpoint.model)
+    prefix = name_variables(parsed)
     _require_httpx()
     return EndpointModel(
         name=checkpoint.name,
-        model=model,
+        model=parsed.model,
         connection=Connection(
             find_base_url(checkpoint),
             key=os.environ.get(f"{prefix}_API_KEY", "").strip() or None,

@@ -16,12 +16,13 @@ from typing import Any
 
 from holdback.errors import CheckpointError
 from holdback.extensions import digest_file
+from holdback.ids import HUB, SHIPPED, parse_weights
 from holdback.lineage import Checkpoint
 from holdback.models.adapters import check_type
-from holdback.models.hub import HUB, Repo, fetch_repo, is_read, parse_repo
+from holdback.models.hub import Repo, fetch_repo, is_read
 from holdback.models.templates import TODAY, writes_date
 from holdback.models.tensors import explaining
-from holdback.shipped import BUILTIN, find_weights
+from holdback.shipped import find_weights
 
 # What trainers leave beside the weights to go on from; no loader reads it.
 _LEFTOVER = re.compile(
@@ -45,12 +46,13 @@ def resolve_folder(reference: str, *, revision: str | None = None, weights: bool
         CheckpointError: if there is no such folder.
         UnknownNameError: for a shipped checkpoint that is not there.
     """
-    if reference.startswith(BUILTIN):
-        return find_weights(reference)
+    parsed = parse_weights(reference)
+    if parsed.scheme == SHIPPED:
+        return find_weights(parsed.name)
     repo = find_repo(reference, revision=revision)
     if repo is not None:
         return fetch_repo(repo, weights=weights)
-    folder = Path(reference.removeprefix(HUB)).expanduser()
+    folder = Path(parsed.name).expanduser()
     if not folder.is_dir():
         raise CheckpointError(
             f"checkpoint {reference!r}: expected a folder in Hugging Face format, found none at"
@@ -61,8 +63,10 @@ def resolve_folder(reference: str, *, revision: str | None = None, weights: bool
 
 def find_repo(reference: str, *, revision: str | None = None) -> Repo | None:
     """Read a reference to a repository of the hub; None for a folder."""
-    repo = parse_repo(reference)
-    return None if repo is None else repo.at(revision)
+    parsed = parse_weights(reference)
+    if parsed.scheme != HUB:
+        return None
+    return Repo(name=parsed.name, revision=parsed.revision).at(revision)
 
 
 def find_repos(checkpoint: Checkpoint) -> dict[str, Repo | None]:
@@ -212,7 +216,7 @@ def digest_checkpoint(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     for reference, repo in find_repos(checkpoint).items():
         if repo is not None:
-            digest.update(f"{HUB}{repo}".encode())
+            digest.update(f"{HUB}/{repo}".encode())
             continue
         folder = resolve_folder(reference)
         for file in sorted(filter(is_read, folder.iterdir())):
@@ -229,7 +233,7 @@ def digest_checkpoint(checkpoint: Checkpoint) -> str:
 
 def _check_part(folder: Path, reference: str, name: str, *, weights: bool) -> None:
     check_safe(folder)
-    if weights or parse_repo(reference) is None:
+    if weights or find_repo(reference) is None:
         _check_weights(folder, name)
 
 

@@ -18,12 +18,10 @@ from typing import Self
 
 from holdback.errors import CheckpointError, ConfigError
 
-HUB = "hf/"
 OFFLINE = "HOLDBACK_OFFLINE"
 """Environment variable by which `--offline` reaches worker processes."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _SMALL = [
     "config.json",
     "generation_config.json",
@@ -78,28 +76,6 @@ class Repo:
                 " leave one of them out"
             )
         return replace(self, revision=revision)
-
-
-def parse_repo(reference: str) -> Repo | None:
-    """Read `hf/<repo>[@<revision>]`; None for an `hf/<path>`, and for what is no `hf/` id.
-
-    A folder of that name comes before the repository, as it does in transformers.
-
-    Raises:
-        ConfigError: for what can be neither.
-    """
-    if not reference.startswith(HUB):
-        return None
-    rest = reference.removeprefix(HUB)
-    if rest.startswith(("/", "./", "../", "~")) or (rest and Path(rest).is_dir()):
-        return None
-    name, _, revision = rest.partition("@")
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"model id {reference!r}: expected hf/<organisation>/<name>, with @<revision> behind it"
-            " or not, or hf/<path of a folder>"
-        )
-    return Repo(name=name, revision=revision or None)
 
 
 def is_offline() -> bool:

@@ -10,6 +10,7 @@ import hashlib
 from typing import Any
 
 from holdback.errors import CheckpointError
+from holdback.ids import parse_id
 from holdback.lineage import Checkpoint
 from holdback.models.protocol import Format, Model, Presentation
 from holdback.models.templates import fix_date
@@ -66,7 +67,7 @@ def take_tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def _take(checkpoint: Checkpoint) -> tuple[Any, Any]:
-    name = checkpoint.model.removeprefix("live:")
+    name = parse_id(checkpoint.model).name
     if name not in _LENT:
         raise CheckpointError(
             f"checkpoint {checkpoint.name!r}: expected a model that this process was lent as"

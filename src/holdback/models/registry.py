@@ -19,8 +19,19 @@ from holdback.extensions import (
     MODELS,
     digest_source,
     find_extension,
-    is_in_file,
     list_extensions,
+)
+from holdback.ids import (
+    BEGINNINGS,
+    FILE,
+    FOLDER,
+    HUB,
+    OPENAI,
+    SHIPPED,
+    UCI,
+    VLLM,
+    ModelId,
+    parse_id,
 )
 from holdback.lineage import Checkpoint
 from holdback.models.files import (
@@ -31,15 +42,12 @@ from holdback.models.files import (
     has_chat_template,
     remark_files,
 )
-from holdback.models.hub import HUB, OFFLINE, check_repo, pin_repo
+from holdback.models.hub import OFFLINE, check_repo, pin_repo
 from holdback.models.loading import check_weights, find_device, load_tokenizer, remark_tokenizer
 from holdback.models.protocol import Model
 from holdback.models.templates import remark_template
 from holdback.plan import AccessName
-from holdback.shipped import BUILTIN
 
-# As in an audit file: two letters or more, so that a Windows drive is still a path.
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9_+-]+):")
 _LOOPBACK = re.compile(r"localhost|127(\.[0-9]+){3}|::1")
 
 
@@ -118,14 +126,14 @@ def pin_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     if local != checkpoint:
         pinned_weights = pin_checkpoint(local)
-        model = f"vllm/{pinned_weights.model.removeprefix(HUB)}"
+        model = f"{VLLM}/{pinned_weights.model.removeprefix(f'{HUB}/')}"
         return replace(pinned_weights, model=model)
     changes: dict[str, str | None] = {}
     if (repo := find_repo(checkpoint.model, revision=checkpoint.revision)) is not None:
         pinned = pin_repo(repo)
-        changes = {"model": f"{HUB}{pinned.name}", "revision": pinned.revision}
+        changes = {"model": f"{HUB}/{pinned.name}", "revision": pinned.revision}
     if checkpoint.adapter and (repo := find_repo(checkpoint.adapter)) is not None:
-        changes["adapter"] = f"{HUB}{pin_repo(repo)}"
+        changes["adapter"] = f"{HUB}/{pin_repo(repo)}"
     return replace(checkpoint, **changes)  # type: ignore[arg-type]
 
 
@@ -211,7 +219,7 @@ def _refer_locally(checkpoint: Checkpoint) -> Checkpoint | None:
     provider = _find_provider(checkpoint)
     if provider is None:
         return checkpoint
-    if provider.scheme != "vllm":
+    if provider.scheme != VLLM:
         return None
     from holdback.models.vllm import refer_locally
 
@@ -236,12 +244,12 @@ def is_local(checkpoint: Checkpoint) -> bool:
 
 def is_endpoint(checkpoint: Checkpoint) -> bool:
     """Tell whether a checkpoint is behind an OpenAI-compatible server, which may have its price."""
-    return checkpoint.model.startswith(("openai/", "openai-api/"))
+    return parse_id(checkpoint.model).is_endpoint
 
 
 def reads_text(checkpoint: Checkpoint) -> bool:
     """Tell whether a checkpoint is asked in words: an engine is given positions."""
-    return not checkpoint.model.startswith("uci/")
+    return parse_id(checkpoint.model).scheme != UCI
 
 
 def find_base_url(checkpoint: Checkpoint) -> str:
@@ -252,10 +260,9 @@ def find_base_url(checkpoint: Checkpoint) -> str:
     Raises:
         ConfigError: for a service that no address is known of.
     """
-    scheme, _, rest = checkpoint.model.partition("/")
-    service = rest.partition("/")[0] if scheme == "openai-api" else "openai"
-    variable = f"{re.sub(r'[^A-Z0-9]', '_', service.upper())}_BASE_URL"
-    default = "https://api.openai.com/v1" if scheme == "openai" else None
+    parsed = parse_id(checkpoint.model)
+    variable = f"{name_variables(parsed)}_BASE_URL"
+    default = "https://api.openai.com/v1" if parsed.scheme == OPENAI else None
     address = checkpoint.base_url or os.environ.get(variable) or default
     if address is None:
         raise ConfigError(
@@ -265,32 +272,38 @@ def find_base_url(checkpoint: Checkpoint) -> str:
     return address
 
 
+def name_variables(endpoint: ModelId) -> str:
+    """How the environment variables of an endpoint's service begin: `OPENAI`, `TOGETHER_AI`."""
+    return re.sub(r"[^A-Z0-9]", "_", endpoint.service.upper())
+
+
 def _find_provider(checkpoint: Checkpoint) -> _Provider | None:
     """Find who loads a checkpoint; None for local weights.
 
     Raises:
         UnknownNameError: for a scheme that nothing provides.
     """
-    model = checkpoint.model
-    if model.startswith(BUILTIN):
+    parsed = _parse(checkpoint)
+    if parsed.scheme == FOLDER:
+        _check_folder(checkpoint, parsed)
+    if parsed.scheme in (FOLDER, HUB, SHIPPED):
         return None
-    if is_in_file(model):
-        return _foreign_provider(checkpoint, model.partition("?")[0])
-    scheme, slash, rest = model.partition("/")
-    if slash and scheme in _TAKES:
-        if not rest.strip("/"):
-            raise ConfigError(f"checkpoint {checkpoint.name!r}: expected a name behind {model!r}")
-        return _builtin_provider(checkpoint, scheme)
-    named = _SCHEME.match(model)
-    if named is None:
-        _check_folder(checkpoint)
-        return None
+    if parsed.scheme in _TAKES:
+        return _builtin_provider(checkpoint, parsed)
+    if parsed.scheme == FILE:
+        return _foreign_provider(checkpoint, parsed.code)
     offered = list_extensions(MODELS)
-    if named[1] not in offered:
+    if parsed.scheme not in offered:
         kind = f"model scheme (of checkpoint {checkpoint.name!r})"
-        known = {*offered, BUILTIN.rstrip(":"), HUB.rstrip("/")}
-        raise UnknownNameError.among(kind, named[1], known)
-    return _foreign_provider(checkpoint, named[1])
+        raise UnknownNameError.among(kind, parsed.scheme, {*offered, SHIPPED, HUB})
+    return _foreign_provider(checkpoint, parsed.scheme)
+
+
+def _parse(checkpoint: Checkpoint) -> ModelId:
+    try:
+        return parse_id(checkpoint.model)
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint {checkpoint.name!r}: {error}") from error
 
 
 def _foreign_provider(checkpoint: Checkpoint, name: str) -> _Provider:
@@ -309,9 +322,9 @@ def _foreign_provider(checkpoint: Checkpoint, name: str) -> _Provider:
     )
 
 
-def _builtin_provider(checkpoint: Checkpoint, scheme: str) -> _Provider:
-    endpoint = is_endpoint(checkpoint)
-    gives_logprobs = scheme == "vllm" or (endpoint and not checkpoint.chat)
+def _builtin_provider(checkpoint: Checkpoint, parsed: ModelId) -> _Provider:
+    scheme, endpoint = parsed.scheme, parsed.is_endpoint
+    gives_logprobs = scheme == VLLM or (endpoint and not checkpoint.chat)
     return _Provider(
         scheme=scheme,
         load=partial(_import_loader, scheme),
@@ -331,22 +344,22 @@ def _forget_folders(model: str) -> str:
     return re.sub(r"(?<![^/\s])/?[^\s?]*/(?=[^/\s?]+)", "", model)
 
 
-def _check_folder(checkpoint: Checkpoint) -> None:
+def _check_folder(checkpoint: Checkpoint, parsed: ModelId) -> None:
     """Refuse a folder that is not there, with the id that may have been meant."""
     model = checkpoint.model
-    if model.startswith(HUB) or Path(model).expanduser().is_dir():
+    # What was written as hf/<path> is looked for where its files are read.
+    if model != parsed.name or Path(model).expanduser().is_dir():
         return
-    known = [BUILTIN, HUB, *(f"{scheme}/" for scheme in sorted(_TAKES))]
     # An audit file's paths are absolute by now; a scheme is one of the last parts.
     near = [
         close
         for part in Path(model).parts[-4:-1]
-        for close in difflib.get_close_matches(f"{part}/", known, n=1, cutoff=0.75)
+        for close in difflib.get_close_matches(f"{part}/", BEGINNINGS, n=1, cutoff=0.75)
     ]
     hint = f" Did you mean {near[0]}…?" if near else ""
     raise CheckpointError(
         f"checkpoint {checkpoint.name!r}: expected a model id or a folder in Hugging Face format,"
-        f" found neither at {model}.{hint} Ids begin with {', '.join(known)}"
+        f" found neither at {model}.{hint} Ids begin with {', '.join(BEGINNINGS)}"
     )
 
 

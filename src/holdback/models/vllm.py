@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from holdback.errors import ConfigError
+from holdback.ids import parse_weights
 from holdback.lineage import Checkpoint
 from holdback.models.engine.scoring import pair_tokens
 from holdback.models.files import check_files, digest_checkpoint, resolve_folder
-from holdback.models.hub import HUB
 from holdback.models.loading import load_tokenizer
 from holdback.models.local import LocalModel
 from holdback.models.prompt_sessions import PromptSessions
@@ -34,9 +34,6 @@ from holdback.models.protocol import (
     Scored,
     StopReason,
 )
-from holdback.shipped import BUILTIN
-
-_SCHEME = "vllm/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +222,7 @@ load_vllm.identify = identify_weights  # type: ignore[attr-defined]
 
 def refer_locally(checkpoint: Checkpoint) -> Checkpoint:
     """Name the weights of `vllm/<folder-or-repo>` as those of this machine's own engine."""
-    reference = checkpoint.model.removeprefix(_SCHEME)
-    own = reference.startswith(BUILTIN) or Path(reference).is_dir()
-    return replace(checkpoint, model=reference if own else f"{HUB}{reference}")
+    return replace(checkpoint, model=str(parse_weights(checkpoint.model)))
 
 
 def _read_rank(adapter: str) -> int:

@@ -22,6 +22,7 @@ from holdback.elicitation.technique import (
 )
 from holdback.errors import ConfigError
 from holdback.extensions import describe_contents, digest_source, is_in_file
+from holdback.ids import parse_id
 from holdback.lineage import Checkpoint, Lineage
 from holdback.models.protocol import Decoding, Presentation
 from holdback.models.registry import (
@@ -175,7 +176,7 @@ class Resolved:
     def own_code(self) -> list[str]:
         """What the plan takes from files of one's own, `file.py:Name` each."""
         named = [
-            *(checkpoint.model.partition("?")[0] for checkpoint in self.lineage),
+            *(parse_id(checkpoint.model).code for checkpoint in self.lineage),
             *(task.kind for task in self.plan.tasks.values()),
             *(rung.technique for rung in self.plan.ladder),
         ]

@@ -12,7 +12,6 @@ import numpy as np
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.files import check_files
 from holdback.models.local import LocalModel, load_model
-from holdback.shipped import BUILTIN
 from holdback.statistics.elo import rate_player
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.intervals import clopper_pearson
@@ -236,7 +235,7 @@ def _at_least(text: str, value: float, least: float) -> Requirement:
 
 def list_checkpoints(folder: Path | None = None) -> list[Checkpoint]:
     """List the lineage as `train_lineage` left it in a folder, or as shipped; `base` first."""
-    where = f"{BUILTIN}chess" if folder is None else str(folder)
+    where = "builtin:chess" if folder is None else str(folder)
     chat = f"{where}/chat"
     return [
         Checkpoint(name="base", stage=Stage.PRETRAINED, model=f"{where}/base", chat=False),

@@ -10,14 +10,13 @@ from typing import Any
 
 from holdback.errors import UnknownNameError
 from holdback.lineage import Stage
-from holdback.shipped import BUILTIN
 from holdback_lab.text import recipes
 from holdback_lab.text.pretrain import COURSES, LATE, pretrain
 from holdback_lab.text.recipes import Bench
 from holdback_lab.text.training import save_checkpoint
 from holdback_lab.text.tuning import Adapter
 
-SHIPPED = f"{BUILTIN}text"
+SHIPPED = "builtin:text"
 SHIPPED_SEED = 0
 _TWIN_SEED = 3_000
 """Added to the seed of a control that is made like an organism."""
@@ -312,7 +311,7 @@ def locate(name: str, folder: Path | None, *, seed: int) -> str:
 def is_there(name: str, folder: Path | None, *, seed: int) -> bool:
     """Tell whether a model is in a folder, or shipped."""
     where = locate(name, folder, seed=seed)
-    if where.startswith(BUILTIN):
+    if where.startswith(SHIPPED):
         return name in list_shipped() and (name in COURSES or seed == SHIPPED_SEED)
     return any(Path(where).glob("*.safetensors"))
 

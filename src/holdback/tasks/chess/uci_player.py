@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, unquote
 import numpy as np
 
 from holdback.errors import CheckpointError, ConfigError, EngineError, UnknownNameError
+from holdback.ids import parse_id
 from holdback.lineage import Checkpoint
 from holdback.models.protocol import Decoding, Output, Presentation
 from holdback.tasks.chess.engine import (
@@ -39,7 +40,6 @@ from holdback.tasks.chess.notation import require_chess, write_move
 if TYPE_CHECKING:
     import chess
 
-SCHEME = "uci/"
 
 # Engines play as they play: what they answer is not drawn from a distribution of ours, and an
 # illegal move forfeits at once, as in a match between engines.
@@ -74,7 +74,7 @@ def read_reference(model: str) -> EngineReference:
         ConfigError: for a limit that is no number, or none at all.
         EngineError: for a program that is not there.
     """
-    command, _, query = model.removeprefix(SCHEME).partition("?")
+    command, _, query = parse_id(model).name.partition("?")
     options: list[tuple[str, str]] = []
     limits: list[tuple[str, int]] = []
     for key, value in parse_qsl(query, keep_blank_values=True):
