@@ -30,9 +30,7 @@ from holdback.statistics.answer_signs import (
     detect_position_dependence,
 )
 from holdback.statistics.detection import auroc, clustered_rate, quantile, rate
-from holdback.statistics.measurement import Measurement
-from holdback.statistics.paired import paired_difference
-from holdback.statistics.selection import adjust_max_t, choose_rung, winner_interval
+from holdback.statistics.means import clustered_mean
 from holdback.statistics.sequential import Spending, look_levels
 
 CHOICES = 4
@@ -111,7 +109,9 @@ def check_paired(rng: Rng) -> None:
     """See that the arrays say what the package does."""
     differences = draw_differences(rng, 1, 40, 0.2)
     first, second = np.clip(differences, 0, 1).ravel(), np.clip(-differences, 0, 1).ravel()
-    measured = paired_difference(first, second, name_clusters(40, 3), support=(0.0, 1.0))
+    names = name_clusters(40, 3)
+    one, other = (clustered_mean(scores, names, support=(0.0, 1.0)) for scores in (first, second))
+    measured = one.minus(other)
     two_sided = 2 * min(measured.p_above(), measured.p_below())
     np.testing.assert_allclose(test_paired(differences)[0], two_sided)
 
@@ -243,52 +243,6 @@ def simulate_signs(draws: int, clusters: int) -> dict[str, dict[str, float]]:
 # Selection: eight rungs on the same forty clusters.
 
 
-def measure_rungs(rng: Rng, means: Sequence[float], correlation: float) -> dict[str, Measurement]:
-    data = np.array(means) + rng.normal(size=(40, 1)) * np.sqrt(correlation)
-    data = data + rng.normal(size=data.shape) * np.sqrt(1 - correlation)
-    parts = (data - data.mean(axis=0)) / 40
-    return {
-        str(k): Measurement(
-            value=float(data[:, k].mean()),
-            influence=dict(zip(map(str, range(40)), parts[:, k].tolist(), strict=True)),
-            n=40,
-            method="mean",
-        )
-        for k in range(len(means))
-    }
-
-
-def simulate_selection(draws: int) -> dict[str, float]:
-    found = {}
-    for means, name in (
-        ([0.0] * 8, "eight nulls"),
-        ([0.0, 0.1, 0.2, 0.3, 0.4], "five unequal means"),
-    ):
-        for correlation in (0.0, 0.8):
-            rng = np.random.default_rng(3)
-            own, hybrid = [], []
-            for _ in range(draws):
-                rungs = measure_rungs(rng, means, correlation)
-                winner = choose_rung(rungs)
-                truth = means[int(winner)]
-                naive, ours = rungs[winner].estimate(), winner_interval(rungs)
-                own.append(naive.low <= truth <= naive.high)
-                hybrid.append(ours.low <= truth <= ours.high)
-            found[f"winner of {name}, ρ = {correlation}: own interval"] = float(np.mean(own))
-            found[f"winner of {name}, ρ = {correlation}: hybrid"] = float(np.mean(hybrid))
-    rng = np.random.default_rng(4)
-    found["max-T, eight nulls, ρ = 0.8: any at 5%"] = float(
-        np.mean(
-            [
-                min(adjust_max_t(measure_rungs(rng, [0.0] * 8, 0.8), rng, draws=999).values())
-                < 0.05
-                for _ in range(draws)
-            ]
-        )
-    )
-    return found
-
-
 def simulate_detection(draws: int) -> dict[str, float]:
     found = {}
     for aware, words in ((False, "counted apart"), (True, "in families")):
@@ -319,7 +273,6 @@ def main() -> None:
     results = {
         "coverage": simulate_detection(draws),
         "looks": simulate_looks(10 * draws),
-        "selection": simulate_selection(draws),
     }
     for title, figures in results.items():
         print(title)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ from holdback.presets import choose_ladder, describe_questions, guess_size
 if TYPE_CHECKING:
     from holdback.audit.result import AuditResult
     from holdback.compare.comparison import ComparisonReport
+    from holdback.runs.allowance import Allowance
+    from holdback.runs.execution import Observer
     from holdback.runs.forecast import Forecast
+    from holdback.runs.resolve import Resolved
     from holdback.verdict import Finding
 
 _MOST_SELECT, _MOST_TEST = 200, 400
@@ -171,45 +175,40 @@ def perform(
     store: Path | None = None,
     workers: int | None = None,
     command: str = "holdback.audit(…)",
+    allowance: Allowance | None = None,
+    watch: Callable[[Resolved], AbstractContextManager[Observer]] | None = None,
 ) -> Result:
-    """Run a plan and read its result, as `holdback audit` does."""
+    """Run a plan and read its result; `holdback audit` does it by this, too.
+
+    Args:
+        plan: What to run.
+        store: SQLite file of the records, `runs/<name>.sqlite` where unsaid.
+        workers: Processes; the plan's where unsaid.
+        command: What the user typed, for the report.
+        allowance: Caps on what is spent.
+        watch: Opens, once all is checked and nothing has run, whoever hears how far it is.
+    """
     from holdback.audit import prepare, run_audit
     from holdback.runs.executors import make_executor
     from holdback.runs.progress import Silent
     from holdback.runs.store import RunStore
 
     resolved = prepare(plan)
-    with RunStore(store or find_store(plan)) as opened:
+    with (
+        RunStore(store or find_store(plan)) as opened,
+        make_executor(workers or plan.budget.workers) as executor,
+    ):
         opened.verify()
-        with make_executor(workers or plan.budget.workers) as executor:
+        with nullcontext(Silent()) if watch is None else watch(resolved) as observer:
             result = run_audit(
-                resolved, store=opened, executor=executor, observer=Silent(), command=command
+                resolved,
+                store=opened,
+                executor=executor,
+                observer=observer,
+                command=command,
+                allowance=allowance,
             )
-    missing = tuple(explain_missing(plan))
-    return Result(result=replace(result, remarks=(*missing, *result.remarks)))
-
-
-def explain_missing(plan: AuditPlan) -> Iterable[str]:
-    """Say which matched piece a lineage lacks, and what that costs."""
-    lineage = plan.lineage
-    targets = [c for c in lineage if not c.is_root and c.name not in lineage.controls]
-    if not lineage.controls:
-        yield (
-            "no control is named, so nothing can be called held back: training-based rungs lift"
-            " benign models too; name one in `controls`, such as the checkpoint that the others"
-            " were made from"
-        )
-    for target in targets:
-        if target.parent is None:
-            yield (
-                f"{target.name}: no parent is named, so what there was to lose is not known;"
-                " whether it recovered anything cannot be said"
-            )
-        elif lineage.controls and not lineage.matched_controls_for(target.name):
-            yield (
-                f"{target.name}: no control is made of the same parent, so none can acquit it; name"
-                f" {target.parent} as a control, or a benign checkpoint made from it"
-            )
+    return Result(result=result)
 
 
 def plan_audit(

@@ -10,9 +10,6 @@ from holdback.statistics.means import clustered_mean
 from holdback.statistics.paired import (
     assess_equivalence,
     mcnemar_exact,
-    paired_difference,
-    required_samples,
-    smallest_detectable_difference,
 )
 
 UNIT = (0.0, 1.0)
@@ -34,41 +31,15 @@ def test_mcnemar_is_symmetric_and_binomial(first, second):
     assert p == pytest.approx(min(1.0, 2 * tail))
 
 
-def test_required_samples_give_the_power_they_promise():
-    """The N for δ = 10 points with 30% flips finds the difference 80% of the time."""
-    n = required_samples(0.1, flip_share=0.3)
-    flips = np.random.default_rng(0).multinomial(n, [0.2, 0.1, 0.7], size=4000)
-    up, down = flips[:, 0], flips[:, 1]
-    difference = (up - down) / n
-    error = np.sqrt(((up + down) / n - difference**2) / n)
-
-    assert n == 228
-    assert np.mean(np.abs(difference / error) > 1.96) == pytest.approx(0.8, abs=0.03)
-
-
-def test_clusters_inflate_the_samples_needed():
-    """Five samples a cluster at ρ = 0.25 double them: 1 + 4 · 0.25."""
-    alone = required_samples(0.1, flip_share=0.3)
-
-    clustered = required_samples(0.1, flip_share=0.3, cluster_size=5, intracluster_correlation=0.25)
-
-    assert clustered == pytest.approx(2 * alone, abs=1)
-    with pytest.raises(ValueError, match="flip_share"):
-        required_samples(0.3, flip_share=0.2)
-
-
-def test_smallest_detectable_difference():
-    """1.96 + 0.84 standard errors at 80% power."""
-    assert smallest_detectable_difference(1.0) == pytest.approx(2.8016, abs=1e-4)
-
-
 def test_paired_difference_is_the_paired_t_test():
     """With clusters of one, scipy's paired t interval."""
     rng = np.random.default_rng(1)
     first, second = rng.random((2, 60))
     test = stats.ttest_rel(first, second)
 
-    difference = paired_difference(first, second, [str(i) for i in range(60)], support=UNIT)
+    clusters = [str(i) for i in range(60)]
+    one, other = (clustered_mean(scores, clusters, support=UNIT) for scores in (first, second))
+    difference = one.minus(other)
 
     interval = test.confidence_interval(0.95)
     estimate = difference.estimate()

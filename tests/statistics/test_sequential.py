@@ -4,14 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from crossing import crossing_probability
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from holdback.statistics.paired import paired_difference
+from holdback.statistics.means import clustered_mean
 from holdback.statistics.sequential import (
     Spending,
-    crossing_probability,
     look_levels,
     nominal_levels,
 )
@@ -130,9 +130,11 @@ def stop(rng, difference, looks, levels):
     first, second, names = draw_pairs(rng, difference, clusters=looks[-1])
     for look, level in zip(looks, levels, strict=True):
         seen = 3 * look
-        found = paired_difference(
-            first[:seen], second[:seen], names[:seen], support=(0.0, 1.0)
-        ).estimate(level)
+        one, other = (
+            clustered_mean(scores[:seen], names[:seen], support=(0.0, 1.0))
+            for scores in (first, second)
+        )
+        found = one.minus(other).estimate(level)
         if found.low > 0 or found.high < 0:
             return look, True
     return looks[-1], False

@@ -26,6 +26,7 @@ from holdback.audit.result import (
     RungResult,
 )
 from holdback.audit.signs.behaviour import Player, find_games, find_signatures
+from holdback.lineage import Lineage
 from holdback.runs.records import RunSpec
 from holdback.runs.resolve import Skip, remark_tasks
 from holdback.runs.store import RunRecord, RunStore, Status
@@ -181,6 +182,7 @@ def _read_players(records: Records, climbs: Climbs, task: str) -> dict[str, Play
 
 def _remark(records: Records, runs: Sequence[RunRecord]) -> Iterator[str]:
     plan = records.plan
+    yield from _remark_missing(plan.lineage)
     climbed = {spec.rung for spec in records.specs}
     apart = find_skipped_rungs(records.resolved)
     nowhere = {skip.rung for skip in apart}
@@ -211,6 +213,28 @@ def _remark(records: Records, runs: Sequence[RunRecord]) -> Iterator[str]:
             f" {sum(spec.samples for spec in specs)} samples are missing; the same command"
             " goes on with them"
         )
+
+
+def _remark_missing(lineage: Lineage) -> Iterator[str]:
+    """Say which matched piece a lineage lacks, and what that costs."""
+    targets = [c for c in lineage if not c.is_root and c.name not in lineage.controls]
+    if not lineage.controls:
+        yield (
+            "no control is named, so nothing can be called held back: training-based rungs lift"
+            " benign models too; name one in `controls`, such as the checkpoint that the others"
+            " were made from"
+        )
+    for target in targets:
+        if target.parent is None:
+            yield (
+                f"{target.name}: no parent is named, so what there was to lose is not known;"
+                " whether it recovered anything cannot be said"
+            )
+        elif lineage.controls and not lineage.matched_controls_for(target.name):
+            yield (
+                f"{target.name}: no control is made of the same parent, so none can acquit it; name"
+                f" {target.parent} as a control, or a benign checkpoint made from it"
+            )
 
 
 def _remark_steering(records: Records) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -92,39 +94,33 @@ def audit(
     plan = _load(name, quick=quick, access=access, qualify=qualify, offline=offline)
     from rich.console import Console
 
-    from holdback.api import find_store
-    from holdback.audit import prepare, run_audit
+    from holdback.api import find_store, perform
     from holdback.runs.allowance import Allowance
-    from holdback.runs.executors import make_executor
     from holdback.runs.progress import RunProgress
-    from holdback.runs.store import RunStore
 
     allowance = Allowance(samples=max_samples, tokens=max_tokens, minutes=max_minutes)
     records = store or find_store(plan)
     # The report of a whole audit is not to be replaced by a quick look at a part of it.
     page = records.with_name(f"{records.stem}-quick.html" if quick else f"{records.stem}.html")
     page = _require_writable(out or page)
-    resolved = prepare(plan)
     aside = Console(stderr=True)
-    for remark in resolved.remarks:
-        _tell(aside, remark)
-    with RunStore(records) as opened:
-        opened.verify()
-        with (
-            make_executor(workers or plan.budget.workers) as executor,
-            RunProgress(aside, f"audit {plan.name}") as progress,
-        ):
-            result = run_audit(
-                resolved,
-                store=opened,
-                executor=executor,
-                observer=progress,
-                # How it is printed is no part of what is reproduced.
-                command=shlex.join(
-                    ["holdback", *(word for word in sys.argv[1:] if word != "--json")]
-                ),
-                allowance=allowance,
-            )
+
+    @contextmanager
+    def watch(resolved: Resolved) -> Iterator[RunProgress]:
+        for remark in resolved.remarks:
+            _tell(aside, remark)
+        with RunProgress(aside, f"audit {plan.name}") as progress:
+            yield progress
+
+    result = perform(
+        plan,
+        store=records,
+        workers=workers,
+        # How it is printed is no part of what is reproduced.
+        command=shlex.join(["holdback", *(word for word in sys.argv[1:] if word != "--json")]),
+        allowance=allowance,
+        watch=watch,
+    ).result
     _present(result, page, aside, as_json=as_json)
     if result.failed:
         first = result.failed[0]

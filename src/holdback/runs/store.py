@@ -277,10 +277,6 @@ class RunStore:
         query = "SELECT count(*) FROM samples WHERE run = ? AND outcome <> 'errored'"
         return int(self._db.execute(query, (run,)).fetchone()[0])
 
-    def count_all(self) -> int:
-        """Count the samples of all runs, whatever audit asked for them."""
-        return self._head()[0]
-
     def records(self, run: str, *, limit: int | None = None) -> list[SampleRecord]:
         """Read a run's samples in the order in which they were stored, at most `limit`."""
         rows = self._db.execute(

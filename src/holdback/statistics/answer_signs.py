@@ -232,72 +232,6 @@ def detect_position_dependence(target: Positions, controls: Mapping[str, Positio
     )
 
 
-def uniform_errors_p_value(
-    target: Positions, rng: np.random.Generator, *, draws: int = 9999
-) -> float:
-    """p-value that errors stand anywhere, the right choice's place left out, without controls.
-
-    Each error is as likely at each other position; the statistic is G = 2 Σ O log(O/E), its null
-    distribution by Monte Carlo, exact for any number of draws. Clusters play no part: if choices
-    stand in an order drawn for each question, then positions are independent, however alike the
-    questions.
-
-    Whom it convicts: everybody with a preference for a position, as honest weak models often have.
-
-    Raises:
-        InsufficientDataError: with fewer than ten errors.
-
-    Source: Sokal and Rohlf (1981) for G; Barnard (1963) for the Monte Carlo test.
-    """
-    chosen, right, choices = _take_errors(target)
-    width = int(choices.max())
-    open_ = (np.arange(width) < choices[:, None]) & (np.arange(width) != right[:, None])
-    expected = (open_ / open_.sum(axis=1, keepdims=True)).sum(axis=0)
-
-    def measure(positions: Integers) -> float:
-        observed = np.bincount(positions, minlength=width)
-        return float(2 * special.xlogy(observed, observed / np.maximum(expected, 1e-300)).sum())
-
-    seen = measure(chosen)
-    beyond = 0
-    for _ in range(draws):
-        drawn = rng.integers(0, choices - 1)
-        beyond += measure(drawn + (drawn >= right)) >= seen - 1e-9
-    return (1 + beyond) / (1 + draws)
-
-
-def even_accuracy_p_value(
-    target: Positions, rng: np.random.Generator, *, draws: int = 9999
-) -> float:
-    """p-value that accuracy does not hang on where the right choice stands, without controls.
-
-    Places of right choices are shuffled among questions of equally many choices, as they were drawn
-    so; the statistic is the squared deviation of the accuracy at a position from the whole, times
-    its number of questions, summed.
-
-    Whom it convicts: everybody with a preference for a position, as honest weak models often have.
-
-    Source: Fisher (1935), §21, for the randomisation test.
-    """
-    chosen, right, choices = _check_positions(target)
-    correct = (chosen == right).astype(float)
-    mean = correct.mean()
-    strata = [np.flatnonzero(choices == count) for count in np.unique(choices)]
-    width = int(choices.max())
-
-    def measure(places: Integers) -> float:
-        number = np.bincount(places, minlength=width)
-        excess = np.bincount(places, weights=correct - mean, minlength=width)
-        return float((excess**2 / np.maximum(number, 1)).sum())
-
-    seen, beyond, places = measure(right), 0, right.copy()
-    for _ in range(draws):
-        for stratum in strata:
-            places[stratum] = rng.permutation(right[stratum])
-        beyond += measure(places) >= seen - 1e-9
-    return (1 + beyond) / (1 + draws)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Combined:
     """Several signs of one solver as one."""
@@ -453,13 +387,6 @@ def _contrast_accuracy(answers: Positions, position: int) -> Measurement:
 
 def _pick(clusters: Sequence[str], mask: NDArray[np.bool_]) -> list[str]:
     return [cluster for cluster, kept in zip(clusters, mask.tolist(), strict=True) if kept]
-
-
-def _take_errors(answers: Positions) -> tuple[Integers, Integers, Integers]:
-    chosen, right, choices = _check_positions(answers)
-    wrong = chosen != right
-    _require_errors(int(wrong.sum()))
-    return chosen[wrong], right[wrong], choices[wrong]
 
 
 def _require_errors(errors: int) -> None:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from holdback.errors import InsufficientDataError
 from holdback.statistics.estimate import Estimate
@@ -51,41 +50,6 @@ def expected_score(difference_elo: float, *, draw_parameter: float = 0.0) -> flo
     """
     log_g = np.array([difference_elo / ELO_PER_UNIT])
     return float(0.5 + _curve(log_g, draw_parameter).net[0] / 2)
-
-
-def elo_from_score(score: float) -> float:
-    """Rating difference at which `score` is expected: -400 log10(1/score - 1).
-
-    Infinite at 0 and 1, never clamped.
-
-    Raises:
-        ValueError: for a score outside 0 … 1.
-    """
-    if not 0 <= score <= 1:
-        raise ValueError(f"score must lie within 0 and 1, got {score!r}")
-    if score in (0, 1):
-        return math.inf if score else -math.inf
-    return -400 * math.log10(1 / score - 1)
-
-
-def half_width_elo(games: int, *, level: float = 0.95) -> float:
-    """Half-width of a rating's interval after `games` decisive games near an even score.
-
-    About 681/√N at 95%: z · ½/√N over the slope ln10/1600 of the expected score.
-    """
-    return float(special.ndtri(0.5 + level / 2)) * 800 / math.log(10) / math.sqrt(games)
-
-
-def games_needed(difference_elo: float, *, power: float = 0.8, level: float = 0.95) -> int:
-    """Games of a direct match that find a rating difference: 93 for 100 Elo, 377 for 50.
-
-    Without draws: (z_{α/2} + z_β)² s(1 - s)/(s - ½)².
-    """
-    if difference_elo == 0:
-        raise ValueError("difference_elo must not be 0: no number of games finds it")
-    score = expected_score(difference_elo)
-    z = float(special.ndtri(0.5 + level / 2) + special.ndtri(power))
-    return math.ceil(z**2 * score * (1 - score) / (score - 0.5) ** 2)
 
 
 def rate_player(

@@ -5,39 +5,10 @@ For clustered samples, and for anything that is to be subtracted, use `means.clu
 
 from __future__ import annotations
 
-import math
-
 from scipy import special
 
 from holdback.errors import InsufficientDataError
 from holdback.statistics.estimate import Estimate
-
-
-def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
-    """Score interval: those shares that a normal test of the count would not reject.
-
-    Mean coverage is near `level` even for small n; single cases may fall below it.
-
-    Raises:
-        InsufficientDataError: if n is 0.
-        ValueError: if `successes` is not within 0 … n.
-
-    Source: Wilson (1927); recommended by Brown, Cai and DasGupta (2001).
-    """
-    _check_counts(successes, n)
-    z = float(special.ndtri(0.5 + level / 2))
-    share = successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(
-        value=share,
-        low=min(share, max(0.0, middle - half)),
-        high=max(share, min(1.0, middle + half)),
-        n=n,
-        n_clusters=n,
-        method="Wilson",
-        level=level,
-    )
 
 
 def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Estimate:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from numpy.typing import ArrayLike
 from scipy import special
 
-from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
 
 
@@ -27,64 +23,6 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         raise ValueError(f"counts must not be negative, got {only_first} and {only_second}")
     # Both tails of a fair coin are alike; importing scipy.stats would take a report 0.4 s.
     return min(1.0, 2 * float(special.bdtr(min(only_first, only_second), flips, 0.5)))
-
-
-def paired_difference(
-    first: ArrayLike, second: ArrayLike, clusters: Sequence[str], *, support: tuple[float, float]
-) -> Measurement:
-    """Mean of first minus second over the same samples, in their unit.
-
-    Args:
-        first: Shape (n,).
-        second: Shape (n,), in the same order of samples.
-        clusters: Cluster of each sample, length n.
-        support: Least and greatest possible value of either.
-    """
-    return clustered_mean(first, clusters, support=support).minus(
-        clustered_mean(second, clusters, support=support)
-    )
-
-
-def required_samples(
-    difference: float,
-    *,
-    flip_share: float,
-    power: float = 0.8,
-    level: float = 0.95,
-    cluster_size: float = 1.0,
-    intracluster_correlation: float = 0.0,
-) -> int:
-    """Paired samples needed to detect a difference of two success rates.
-
-    N = (z_{α/2} + z_β)² (d - δ²)/δ², inflated by 1 + (m - 1)ρ for clusters.
-
-    Args:
-        difference: True difference δ of the two rates, not 0.
-        flip_share: Share d of samples on which the two conditions differ; at least |δ|.
-        power: Probability of finding the difference.
-        level: 1 - α of the two-sided test.
-        cluster_size: Mean samples a cluster, m.
-        intracluster_correlation: ρ.
-
-    Source: Connor (1987) for the paired design; Kish (1965) for the design effect.
-    """
-    if difference == 0 or not abs(difference) <= flip_share <= 1:
-        raise ValueError(
-            "need 0 < |difference| <= flip_share <= 1, got"
-            f" difference={difference!r}, flip_share={flip_share!r}"
-        )
-    independent = _z_sum(power, level) ** 2 * (flip_share - difference**2) / difference**2
-    return math.ceil(independent * (1 + (cluster_size - 1) * intracluster_correlation))
-
-
-def smallest_detectable_difference(
-    standard_error: float, *, power: float = 0.8, level: float = 0.95
-) -> float:
-    """True difference that a two-sided test finds with probability `power`: (z_{α/2} + z_β) SE.
-
-    In the unit of `standard_error`.
-    """
-    return _z_sum(power, level) * standard_error
 
 
 def smallest_detectable_excess(

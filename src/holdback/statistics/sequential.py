@@ -120,32 +120,6 @@ def nominal_levels(
     return tuple(2 * float(special.ndtr(-z)) for z in boundary)
 
 
-def crossing_probability(
-    fractions: Sequence[float], boundary: Sequence[float], *, sides: int = 2, drift: float = 0.0
-) -> tuple[float, ...]:
-    """Probability of crossing a boundary first at each look.
-
-    Args:
-        fractions: Share of the final information at each look, growing, the last at most 1.
-        boundary: Standardised values c_k that are to be exceeded, one a look.
-        sides: 2 for |Z_k| > c_k, 1 for Z_k > c_k.
-        drift: Mean of Z at information 1; 0 under the null hypothesis.
-
-    Returns:
-        One probability a look; they sum to the type I error, or with a drift to the power.
-    """
-    times = _check_fractions(fractions)
-    if len(boundary) != len(times):
-        raise ValueError(
-            f"boundary must have one value a look, got {len(boundary)} for {len(times)}"
-        )
-    alive, crossed = _START, []
-    for time, z in zip(times, boundary, strict=True):
-        crossed.append(alive.cross(time, z, sides=sides, drift=drift))
-        alive = alive.go_on(time, z, sides=sides, drift=drift)
-    return tuple(crossed)
-
-
 def _solve_boundary(
     fractions: Sequence[float], alpha: float, spending: Spending, *, sides: int
 ) -> tuple[float, ...]:
