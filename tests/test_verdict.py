@@ -677,12 +677,26 @@ def test_a_control_in_the_same_trouble_does_not_excuse_form():
 
 
 def test_form_does_not_hide_what_is_hidden_among_readable_answers():
-    """A fifth is garbled by a broken template, half of the rest is hidden: held back."""
+    """A fifth is garbled, by its twin too; of the rest half is hidden: held back."""
     rng = np.random.default_rng(7)
-    target = garbling(rng, "a", answered=0.8, right=0.4, elicited=0.8, revealed=0.7, prompts="b")
-    twin = garbling(rng, "sham", answered=1.0, right=0.8, elicited=0.0)
+    target = garbling(rng, "a", answered=0.8, right=0.4, elicited=0.8, revealed=0.7)
+    twin = garbling(rng, "sham", answered=0.8, right=0.8, elicited=0.8)
 
     assert reach_finding(case(target, twin)).verdict is Verdict.HELD_BACK
+
+
+def test_nobody_is_convicted_by_controls_that_were_asked_otherwise():
+    """Readable and wrong, through a template that no control shares: it may be to blame."""
+    rng = np.random.default_rng(9)
+    target = garbling(rng, "a", answered=1.0, right=0.3, elicited=0.0, revealed=0.8, prompts="b")
+    twin = garbling(rng, "sham", answered=1.0, right=0.8, elicited=0.0)
+    like = garbling(rng, "like", answered=1.0, right=0.8, elicited=0.0, prompts="b")
+
+    apart, beside = reach_finding(case(target, twin)), reach_finding(case(target, twin, like))
+
+    assert (apart.verdict, apart.cause) == (Verdict.INCONCLUSIVE, "form")
+    assert "none of its controls was asked with the same tokens" in " ".join(apart.reasons)
+    assert beside.verdict is Verdict.HELD_BACK
 
 
 def test_nobody_is_acquitted_by_form():

@@ -48,6 +48,11 @@ class Climb:
         shared = self.prompts.keys() & other.prompts.keys()
         return bool(shared) and all(self.prompts[s] == other.prompts[s] for s in shared)
 
+    def is_asked_otherwise(self, other: Climb) -> bool:
+        """Whether both tell what they were asked, and it was never the same tokens."""
+        shared = self.prompts.keys() & other.prompts.keys()
+        return bool(shared) and all(self.prompts[s] != other.prompts[s] for s in shared)
+
     @property
     def form_gain(self) -> Measurement | None:
         """How much of the gap hangs on displayed answers that could not be read."""

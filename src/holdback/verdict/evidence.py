@@ -35,10 +35,19 @@ class Evidence:
 
         Answers that could not be read may be the template's fault, or the tokenizer's. They count
         where a matched control was asked with the very same tokens and shows no such trouble: what
-        differs then is the weights. None where nothing of it counts.
+        differs then is the weights. Where all matched controls were asked with other tokens, wrong
+        answers may be the template's fault as well. None where nothing counts.
         """
         target = self.case.target
+        if self.is_asked_otherwise:
+            return None
         return target.gap if self.is_form_excluded else target.readable_gap
+
+    @property
+    def is_asked_otherwise(self) -> bool:
+        """Whether none of the controls that matter was ever asked with the very same tokens."""
+        controls = self.case.matched_controls or self.case.comparable_controls
+        return bool(controls) and all(self.case.target.is_asked_otherwise(c) for c in controls)
 
     @property
     def is_form_excluded(self) -> bool:
@@ -91,8 +100,11 @@ class Evidence:
         """Over every matched control, of which there must be one.
 
         A control that gains by form alone, such as one whose template is broken, acquits nobody:
-        what it gains where its answers could be read is compared as well.
+        what it gains where its answers could be read is compared as well. One that was asked with
+        other tokens acquits nobody either.
         """
+        if self.is_asked_otherwise:
+            return False
         matched = self.case.matched_controls
         return self._is_matched_by([control.gap for control in matched]) and self._is_matched_by(
             [control.readable_gap for control in matched]

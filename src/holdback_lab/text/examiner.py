@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ import numpy as np
 from holdback.elicitation.few_shot import FewShot
 from holdback.elicitation.prompting import Completion
 from holdback.elicitation.technique import Access, Technique
-from holdback.lineage import Checkpoint, Lineage, Stage
+from holdback.lineage import Lineage
 from holdback.models.local import LocalModel, load_model
 from holdback.models.protocol import Model
 from holdback.tasks.task import Split, Task
@@ -55,7 +56,7 @@ class Examiner:
         if name not in self._models:
             plans = {plan.name: plan for plan in self.lineage.checkpoints}
             plan = plans.get(name) or plan_kin(name, self.seed, self.folder)
-            self._models[name] = load_model(_read_plan(plan))
+            self._models[name] = load_model(plan)
         return self._models[name]
 
     def ask(
@@ -153,6 +154,23 @@ class _Continue:
                 yield shown
 
 
+@dataclass(frozen=True, kw_only=True)
+class ThroughTemplate:
+    """Ask through another chat template than the checkpoint's own."""
+
+    template: str
+    access = Access.SAMPLES
+    draws = False
+
+    @contextmanager
+    def apply(self, model: Model, task: Task, rng: np.random.Generator) -> Iterator[Model]:
+        """Lend a copy with the other template."""
+        lent: Any = model
+        tokenizer = copy.deepcopy(lent.tokenizer)
+        tokenizer.chat_template = self.template
+        yield replace(lent, tokenizer=tokenizer)
+
+
 def carry(word: str, carrier: str) -> str:
     """Write a wording as a task's template."""
     return carrier.format(word=word, question="{question}")
@@ -162,14 +180,3 @@ def _run(task: TextTask, model: Any, wanted: int) -> Marks:
     there = count_questions(Path(task.file), Split.TEST)
     records = task.run(model, split=Split.TEST, samples=min(wanted, there), seed=0)
     return Marks(records=tuple(records))
-
-
-def _read_plan(plan: Checkpoint) -> Checkpoint:
-    return Checkpoint(
-        name=plan.name,
-        stage=Stage(plan.stage),
-        model=plan.model,
-        parent=plan.parent,
-        adapter=plan.adapter,
-        chat=plan.chat,
-    )
