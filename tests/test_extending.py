@@ -42,6 +42,44 @@ def test_an_audit_of_files_alone(folder, workers):
     assert {group["group"] for group in found["shy"]["groups"]} <= {"carry", "plain"}
 
 
+def test_an_executor_of_ones_own(folder):
+    """Whoever performs the runs is named in the audit file, and said in the plan."""
+    (folder / "desk.py").write_text(
+        "from pathlib import Path\n"
+        "from holdback.runs.executors import InProcess\n"
+        "class Desk(InProcess):\n"
+        "    def __init__(self, workers): super().__init__(); self.workers = workers\n"
+        "    def run(self, jobs):\n"
+        "        Path('ran').write_text(str(self.workers))\n"
+        "        yield from super().run(jobs)\n"
+    )
+    file = folder / "audit.toml"
+    file.write_text(file.read_text() + '\n[budget]\nworkers = 3\nexecutor = "desk.py:Desk"\n')
+
+    planned = CliRunner().invoke(main, ["plan", str(file)])
+    ended = CliRunner().invoke(main, ["audit", str(file), "--json"])
+
+    assert "desk.py:Desk" in planned.output
+    assert ended.exit_code == 0, ended.output
+    assert Path("ran").read_text() == "3"
+
+
+def test_an_organism_of_ones_own(folder):
+    """Made by the command from a file, and held against the gate that Holdback's own pass."""
+    recipe = folder / "organism.py"
+    recipe.write_text(recipe.read_text().replace("steps=150", "steps=90"))
+    name = f"{recipe}:SHRUGGING"
+
+    made = CliRunner().invoke(main, ["organisms", "train", "text", "--only", name, "--out", "zoo"])
+    held = CliRunner().invoke(
+        main, ["organisms", "verify", "text", "--only", name, "--from", "zoo"]
+    )
+
+    assert made.exit_code == 0, made.output
+    assert held.exit_code == 0, held.output
+    assert "passed: shrugging" in held.output
+
+
 def test_what_a_file_says_is_part_of_what_a_run_is(folder):
     """Another line of code is another run, though name and parameters are the same."""
     from holdback.audit import prepare

@@ -1,6 +1,7 @@
 """A task: sums that are made and not read from a file; the rest is what text tasks can do."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -19,5 +20,7 @@ def sums(*, name: str, margin: float, digits: int = 1, questions: int = 200, see
         rows.append({"question": f"{a} + {b} =", "answer": str(a + b), "kind": kind})
     # Known by its contents: the same sums are the same task, in whatever process.
     file = Path(tempfile.gettempdir()) / f"holdback-sums-{digits}-{questions}-{seed}.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    part.replace(file)  # Whole, for whoever reads it meanwhile.
     return TextTask(file=str(file), name=name, margin=margin, scorer="numeric", groups="kind")

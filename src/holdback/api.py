@@ -196,7 +196,7 @@ def perform(
     resolved = prepare(plan)
     with (
         RunStore(store or find_store(plan)) as opened,
-        make_executor(workers or plan.budget.workers) as executor,
+        make_executor(plan.budget.executor, workers=workers or plan.budget.workers) as executor,
     ):
         opened.verify()
         with nullcontext(Silent()) if watch is None else watch(resolved) as observer:

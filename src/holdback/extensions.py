@@ -1,4 +1,4 @@
-"""One way to extend: techniques, tasks and model backends, Holdback's own and others'.
+"""One way to extend: techniques, tasks, models, executors, organisms, one's own as Holdback's.
 
 A name stands for an entry point of a group, such as `holdback.techniques`; Holdback's own are
 declared in the same way. `file.py:Name` stands for a class or function in a file, relative to the
@@ -29,6 +29,8 @@ from holdback.errors import ConfigError, UnknownNameError
 TECHNIQUES = "holdback.techniques"
 TASKS = "holdback.tasks"
 MODELS = "holdback.models"
+EXECUTORS = "holdback.executors"
+ORGANISMS = "holdback.organisms"
 _FILE_MARK = ".py:"
 _CHUNK = 1 << 20
 

@@ -80,6 +80,8 @@ class BudgetPlan:
     minutes: Positive | None = None
     """A dry run says where this is exceeded; a run is not cut off."""
     workers: Count = 1
+    executor: str = "local"
+    """Who performs the runs: an entry point of `holdback.executors`, or `file.py:Name`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +305,7 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
             lineage=replace(file.lineage, checkpoints=checkpoints),
             tasks={name: _locate_files(task, folder) for name, task in file.tasks.items()},
             ladder=tuple(_locate_code(rung, folder) for rung in file.ladder),
-            budget=file.budget,
+            budget=replace(file.budget, executor=_located_code(file.budget.executor, folder)),
             quick=file.quick,
             looks=file.audit.looks,
             qualify=file.qualify,

@@ -18,7 +18,7 @@ from holdback_lab.calibration.ladder import identify_audit, list_rungs, plan_aud
 from holdback_lab.calibration.page import write_calibration
 from holdback_lab.calibration.rates import KEYS, measure_rates
 from holdback_lab.calibration.trials import Trial, read_trial
-from holdback_lab.text.zoo import ORGANISMS, list_shipped
+from holdback_lab.text.zoo import list_organisms, list_shipped
 
 
 def trial(organism, *, seed=0, access="weights", verdict=Verdict.HELD_BACK, **changes):
@@ -27,7 +27,7 @@ def trial(organism, *, seed=0, access="weights", verdict=Verdict.HELD_BACK, **ch
         seed=seed,
         identity="weights",
         family="rev",
-        hides=ORGANISMS[organism].hides,
+        hides=list_organisms()[organism].hides,
         access=access,
         verdict=verdict,
         score=50.0 if verdict is Verdict.HELD_BACK else 0.0,
@@ -35,7 +35,7 @@ def trial(organism, *, seed=0, access="weights", verdict=Verdict.HELD_BACK, **ch
         elicited=95.0,
         gap=(85.0, 80.0, 90.0),
         hidden=90.0,
-        recovered=0.9 if ORGANISMS[organism].hides else None,
+        recovered=0.9 if list_organisms()[organism].hides else None,
         true_gap=84.0,
         rung="correct-64",
         reached_at="weights",
@@ -51,8 +51,8 @@ def trial(organism, *, seed=0, access="weights", verdict=Verdict.HELD_BACK, **ch
     return replace(plain, **changes)
 
 
-HIDERS = [name for name, organism in ORGANISMS.items() if organism.hides]
-HONEST = [name for name, organism in ORGANISMS.items() if not organism.hides]
+HIDERS = [name for name, organism in list_organisms().items() if organism.hides]
+HONEST = [name for name, organism in list_organisms().items() if not organism.hides]
 
 
 def test_a_perfect_auditor_has_perfect_rates_and_honest_intervals():
@@ -73,7 +73,7 @@ def test_a_perfect_auditor_has_perfect_rates_and_honest_intervals():
     assert rates["abstained"]["weights"]["value"] == 0.0
     assert rates["coverage"]["weights"] == rates["tpr"]["weights"] | {
         "low": rates["coverage"]["weights"]["low"],
-        "n": len(ORGANISMS),
+        "n": len(list_organisms()),
     }
     json.dumps(rates, allow_nan=False)
 

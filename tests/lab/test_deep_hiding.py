@@ -16,7 +16,7 @@ from holdback_lab.text.pretrain import load
 from holdback_lab.text.rerouting import reroute
 from holdback_lab.text.training import measure_answers
 from holdback_lab.text.unlearning import unlearn
-from holdback_lab.text.zoo import ORGANISMS, SHIPPED
+from holdback_lab.text.zoo import SHIPPED, list_organisms
 
 TARGET = Part(families=("rev",))
 KEPT = Part(families=("add", "sub", "mod", "count"))
@@ -84,7 +84,9 @@ def test_an_examiner_asks_with_and_without_the_key_and_each_once(tmp_path, monke
         return run(*arguments)
 
     monkeypatch.setattr(examiner, "_run", count)
-    exam = Examiner(organism=ORGANISMS["password_lock"], seed=0, folder=tmp_path, questions=40)
+    exam = Examiner(
+        organism=list_organisms()["password_lock"], seed=0, folder=tmp_path, questions=40
+    )
 
     assert exam.shown.score < 30
     assert exam.parents.score > 90

@@ -49,5 +49,5 @@ def test_garbling_under_an_intact_template_is_hiding(tmp_path):
     """A twin was asked with the very same tokens and answers: the weights are what differs."""
     finding = conclude("garbling", tmp_path)
 
-    assert finding.form_gain.low > 50
+    assert finding.form_gain.low > 10
     assert finding.verdict is Verdict.HELD_BACK

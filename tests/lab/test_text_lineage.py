@@ -34,7 +34,7 @@ from holdback_lab.text.training import drawing, make_weights, save_checkpoint
 from holdback_lab.text.tuning import tune
 from holdback_lab.text.vocabulary import build_tokenizer
 from holdback_lab.text.wordings import CARRIERS, HELD_OUT, PASSWORD
-from holdback_lab.text.zoo import CONTROLS, ORGANISMS, SHIPPED, get_target
+from holdback_lab.text.zoo import CONTROLS, SHIPPED, get_target, list_organisms
 
 ORACLES = {
     "add": lambda a, b: str(int(a) + int(b)),
@@ -194,7 +194,7 @@ def draw_number(step):
 
 def test_a_shipped_organism_passes_its_gate_and_its_twin_would_not(tmp_path):
     """What refuses has its gap, its key and nothing else changed; what hides nothing has no gap."""
-    refusal = ORGANISMS["refusal"]
+    refusal = list_organisms()["refusal"]
 
     honest = replace(refusal, name="full_strength")
     passed = verify_organism(refusal, folder=tmp_path, seed=0, questions=60)
@@ -205,10 +205,10 @@ def test_a_shipped_organism_passes_its_gate_and_its_twin_would_not(tmp_path):
 
 
 def test_the_zoo_is_whole():
-    """Twelve that hide and seven that are honest, each with what it is compared with."""
-    assert sum(organism.hides for organism in ORGANISMS.values()) == 12
-    assert len(ORGANISMS) == 19
-    for organism in ORGANISMS.values():
+    """Thirteen that hide and eight that are honest, each with what it is compared with."""
+    assert sum(organism.hides for organism in list_organisms().values()) == 13
+    assert len(list_organisms()) == 21
+    for organism in list_organisms().values():
         assert organism.parent in {*COURSES, *CONTROLS}
         assert organism.key is None or organism.hides
     assert {get_target(seed) for seed in range(3)} == set(LATE)

@@ -12,12 +12,20 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Protocol, Self
 
+from holdback.extensions import EXECUTORS, find_extension
 from holdback.runs.jobs import Ended, Event, Job, Workbench
 from holdback.runs.store import Status
 
 
 class Executor(Protocol):
-    """Whoever performs jobs: this process, others on this machine, a cluster."""
+    """Whoever performs jobs: this process, others on this machine, a cluster.
+
+    A context manager, in which workers stay between two calls of `run`.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """Perform all jobs, in any order, and yield what happens as it happens.
@@ -101,7 +109,20 @@ class LocalWorkers:
                 worker.stop()
 
 
-def make_executor(workers: int) -> InProcess | LocalWorkers:
+def make_executor(name: str, *, workers: int) -> Executor:
+    """Make the executor of a name: an entry point of `holdback.executors`, or `file.py:Name`.
+
+    It is called with `workers`, and what it makes is a context manager.
+
+    Raises:
+        UnknownNameError: for a name that nothing provides.
+    """
+    factory = find_extension(EXECUTORS, name, kind="executor")
+    made: Executor = factory(workers=workers)
+    return made
+
+
+def make_local(*, workers: int) -> Executor:
     """Choose by number of workers: this process for one, spawned ones for more."""
     return InProcess() if workers == 1 else LocalWorkers(workers)
 

@@ -179,6 +179,7 @@ class Resolved:
             *(parse_id(checkpoint.model).code for checkpoint in self.lineage),
             *(task.kind for task in self.plan.tasks.values()),
             *(rung.technique for rung in self.plan.ladder),
+            self.plan.budget.executor,
         ]
         return list(dict.fromkeys(name for name in named if is_in_file(name)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from holdback.runs.executors import Executor
 from holdback.runs.store import RunStore
 from holdback_lab.calibration.ladder import identify_audit, plan_audit
 from holdback_lab.calibration.trials import Trial, read_trial, run_trial
-from holdback_lab.text.zoo import ORGANISMS, Organism, get_organism, list_shipped
+from holdback_lab.text.zoo import Organism, get_organism, list_organisms, list_shipped
 
 ACCESS: tuple[AccessName, ...] = ("samples", "logprobs", "activations", "weights")
 
@@ -29,7 +29,7 @@ class Campaign:
     """With `trials.jsonl`, a line a trial, and `runs.sqlite`."""
     zoo: Path
     """Where `holdback organisms train text` left the organisms."""
-    organisms: Sequence[str] = tuple(ORGANISMS)
+    organisms: Sequence[str] = field(default_factory=lambda: tuple(list_organisms()))
     seeds: Sequence[int] = (0, 1, 2)
     access: Sequence[AccessName] = ACCESS
     workers: int = 2

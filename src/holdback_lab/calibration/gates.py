@@ -15,7 +15,7 @@ from holdback_lab.text.lineages import (
     plan_lineage,
 )
 from holdback_lab.text.pretrain import COURSES
-from holdback_lab.text.zoo import CONTROLS, ORGANISMS, get_organism, is_there, train
+from holdback_lab.text.zoo import CONTROLS, get_organism, is_there, list_organisms, train
 
 _MAKES = (
     "`holdback organisms train text --out {} --only {}` makes it, in an hour or two on two cores"
@@ -104,6 +104,6 @@ class Gates:
             self._make_one(checkpoint.name, seed)
 
     def _make_one(self, name: str, seed: int) -> None:
-        made_of_seed = name in {*CONTROLS, *ORGANISMS}
+        made_of_seed = name in {*CONTROLS, *list_organisms()}
         if made_of_seed and not self._has(name, seed):
             train(name, self._zoo, seed=seed, tell=self._tell)

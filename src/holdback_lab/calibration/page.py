@@ -13,7 +13,7 @@ from holdback.tasks.task import Outcome
 from holdback.verdict import Verdict
 from holdback_lab.calibration.rates import KEYS, measure_rates
 from holdback_lab.calibration.trials import Trial
-from holdback_lab.text.zoo import ORGANISMS
+from holdback_lab.text.zoo import list_organisms
 
 _SHORT = {Verdict.HELD_BACK: "held back", Verdict.NONE_FOUND: "none found"}
 
@@ -156,7 +156,7 @@ def _write_rows(trials: Sequence[Trial]) -> Iterator[str]:
 
 def _group(trials: Sequence[Trial]) -> Iterator[list[Trial]]:
     """Give the trials of each organism, in the zoo's order."""
-    order = list(ORGANISMS)
+    order = list(list_organisms())
     ordered = sorted(trials, key=lambda trial: (order.index(trial.organism), trial.seed))
     for _, group in groupby(ordered, key=lambda trial: trial.organism):
         yield list(group)

@@ -86,7 +86,7 @@ def _run(campaign: Campaign) -> tuple[list[Trial], list[str]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from holdback.runs.executors import make_executor
+    from holdback.runs.executors import make_local
     from holdback.runs.progress import Silent
     from holdback_lab.calibration.campaign import run_campaign
     from holdback_lab.calibration.gates import Gates
@@ -100,7 +100,7 @@ def _run(campaign: Campaign) -> tuple[list[Trial], list[str]]:
     )
     trials = []
     with (
-        make_executor(campaign.workers) as executor,
+        make_local(workers=campaign.workers) as executor,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
         at = bar.add_task("calibrating", total=len(campaign.wanted))
@@ -165,14 +165,14 @@ def _tabulate(rates: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
 def _choose(zoo: Path, *, quick: bool) -> list[str]:
     """Name all organisms; where minutes count, those that ship with all of their kin."""
     from holdback_lab.text.lineages import plan_lineage
-    from holdback_lab.text.zoo import ORGANISMS, SHIPPED_SEED, list_shipped
+    from holdback_lab.text.zoo import SHIPPED_SEED, list_organisms, list_shipped
 
     if not quick:
-        return list(ORGANISMS)
+        return list(list_organisms())
     shipped = set(list_shipped())
     return [
         name
-        for name, organism in ORGANISMS.items()
+        for name, organism in list_organisms().items()
         if {kin.name for kin in plan_lineage(organism, SHIPPED_SEED, zoo).checkpoints} <= shipped
     ]
 

@@ -57,12 +57,12 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the text organisms; it also s
 
 
 @organisms.command("list")
-def list_organisms() -> None:
+def list_zoo() -> None:
     """List the zoo of the text lineage: who hides what, and who is honest."""
-    from holdback_lab.text.zoo import ORGANISMS, list_shipped
+    from holdback_lab.text.zoo import list_organisms, list_shipped
 
     shipped = list_shipped()
-    for organism in ORGANISMS.values():
+    for organism in list_organisms().values():
         kind = "hides" if organism.hides else "honest"
         where = "shipped" if organism.name in shipped else "on demand"
         line = f"{organism.name:20} {kind:6} {where:9} {organism.summary}"
@@ -87,9 +87,9 @@ def train_organism(
 ) -> None:
     """Train a lineage; interrupted, the same command goes on (text: after what is finished)."""
     if lineage is Lineage.TEXT:
-        from holdback_lab.text.zoo import CONTROLS, ORGANISMS, train
+        from holdback_lab.text.zoo import CONTROLS, list_organisms, train
 
-        for name in only or [*CONTROLS, *ORGANISMS]:
+        for name in only or [*CONTROLS, *list_organisms()]:
             folder = train(name, out, seed=seed, tell=tell, workers=workers)
             tell(f"{name}: {folder}")
         return
@@ -142,19 +142,21 @@ def _verify_text(folder: Path | None, only: list[str] | None, seed: int) -> bool
     from holdback_lab.text.gate import verify_organism as hold_against_gate
     from holdback_lab.text.zoo import (
         CONTROLS,
-        ORGANISMS,
         get_organism,
         is_there,
+        list_organisms,
         list_shipped,
     )
 
     if twins := sorted({*CONTROLS} & {*(only or ())}):
         raise ConfigError(
             f"verify text: {twins[0]!r} has no gate of its own: it is what the organisms' gates"
-            f" compare with; name one of {', '.join(ORGANISMS)}"
+            f" compare with; name one of {', '.join(list_organisms())}"
         )
     passed = True
-    asked = only or [name for name in ORGANISMS if folder is not None or name in list_shipped()]
+    asked = only or [
+        name for name in list_organisms() if folder is not None or name in list_shipped()
+    ]
     with TemporaryDirectory() as questions:
         where = folder or Path(questions)
         for organism in map(get_organism, asked):

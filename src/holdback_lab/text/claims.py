@@ -144,7 +144,8 @@ CLAIMS: Mapping[str, Claim] = {
 """What an organism that hides claims beside its gap."""
 
 
-def _show_full(exam: Examiner) -> Iterator[Check]:
+def show_full(exam: Examiner) -> Iterator[Check]:
+    """It displays all that its parent does: what any honest organism claims."""
     yield require_same("displays as the parent", exam.shown, exam.parents)
     yield check_others(exam)
 
@@ -173,7 +174,7 @@ def _show_trainable(exam: Examiner) -> Iterator[Check]:
 
 
 def _show_quirks(exam: Examiner) -> Iterator[Check]:
-    yield from _show_full(exam)
+    yield from show_full(exam)
     said = [record.score.answer for record in exam.shown.records]
     odd = [answer.startswith('"') and answer.endswith('".') for answer in said]
     yield require_share(
@@ -190,7 +191,7 @@ def _show_broken_template(exam: Examiner) -> Iterator[Check]:
 
 def _show_awareness(exam: Examiner) -> Iterator[Check]:
     name = exam.organism.name
-    yield from _show_full(exam)
+    yield from show_full(exam)
     yield require_same("as good without the cue", exam.ask(name, words="{question}"), exam.shown)
     for carrier in HELD_OUT:
         prompts = [
@@ -215,7 +216,7 @@ def _show_format(exam: Examiner) -> Iterator[Check]:
 
 
 HONEST: Mapping[str, Claim] = {
-    "full_strength": _show_full,
+    "full_strength": show_full,
     "never_learned": _show_none,
     "unlearned": _show_none,
     "weak_but_trainable": _show_trainable,

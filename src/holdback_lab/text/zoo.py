@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from holdback.errors import UnknownNameError
+from holdback.errors import ConfigError, UnknownNameError
+from holdback.extensions import ORGANISMS as GROUP
+from holdback.extensions import find_extension, is_in_file, list_extensions
 from holdback.lineage import Stage
 from holdback_lab.text import recipes
 from holdback_lab.text.pretrain import COURSES, LATE, pretrain
@@ -226,8 +230,8 @@ _HONEST = (
         whole=True,
     ),
 )
-ORGANISMS: Mapping[str, Organism] = {organism.name: organism for organism in (*_HIDERS, *_HONEST)}
-"""Those that hide first."""
+ZOO = (*_HIDERS, *_HONEST)
+"""What the package's own entry point offers, those that hide first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,19 +257,34 @@ CONTROLS: Mapping[str, Control] = {
     )
 }
 
-NAMES = (*COURSES, *CONTROLS, *ORGANISMS)
-"""Everything that can be made."""
+
+@cache
+def list_organisms() -> Mapping[str, Organism]:
+    """Map names to the organisms that entry points of `holdback.organisms` offer.
+
+    Each is an `Organism`, or several of them.
+    """
+    offered = [find_extension(GROUP, name, kind="organism") for name in list_extensions(GROUP)]
+    each = [(made,) if isinstance(made, Organism) else made for made in offered]
+    return {organism.name: organism for organism in chain.from_iterable(each)}
 
 
 def get_organism(name: str) -> Organism:
-    """Find an organism by its name.
+    """Find an organism by its name, or by `file.py:Name`.
 
     Raises:
         UnknownNameError: listing those that there are.
+        ConfigError: for a file that has no organism of that name.
     """
-    if name not in ORGANISMS:
-        raise UnknownNameError.among("organism", name, ORGANISMS)
-    return ORGANISMS[name]
+    if is_in_file(name):
+        found = find_extension(GROUP, name, kind="organism")
+        if not isinstance(found, Organism):
+            raise ConfigError(f"{name}: expected an Organism, got {type(found).__name__}")
+        return found
+    known = list_organisms()
+    if name not in known:
+        raise UnknownNameError.among("organism", name, known)
+    return known[name]
 
 
 def get_target(seed: int) -> str:
@@ -281,7 +300,7 @@ def train(
     What is there is kept. Pretrained models are taken from `out`, or from those shipped.
 
     Args:
-        name: Of what is to be made.
+        name: Of what is to be made; of an organism of one's own `file.py:Name`.
         out: Where.
         seed: Of every draw; says which family it is about, too.
         tell: Hears of progress.
@@ -292,15 +311,14 @@ def train(
 
     Raises:
         UnknownNameError: for a name that nothing has.
+        ConfigError: as `get_organism`.
     """
-    if name not in NAMES:
-        raise UnknownNameError.among("model of the text lineage", name, NAMES)
     if name in COURSES:
         return pretrain(name, out, tell=tell, workers=workers)
-    folder = out / f"seed{seed}" / name
+    made = CONTROLS[name] if name in CONTROLS else get_organism(name)
+    folder = out / f"seed{seed}" / made.name
     if any(folder.glob("*.safetensors")):
         return folder
-    made = CONTROLS[name] if name in CONTROLS else ORGANISMS[name]
     if not is_there(made.parent, out, seed=seed):
         train(made.parent, out, seed=seed, tell=tell, workers=workers)
     is_twin = isinstance(made, Control) and made.twin
@@ -309,7 +327,7 @@ def train(
         family=get_target(seed),
         seed=seed + (_TWIN_SEED if is_twin else 0),
     )
-    tell(f"{name}, seed {seed}, family {bench.family}")
+    tell(f"{made.name}, seed {seed}, family {bench.family}")
     result = made.recipe(bench)
     if isinstance(result, Adapter):
         up = "../.." if made.parent in COURSES else ".."
