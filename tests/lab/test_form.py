@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from holdback.api import perform
+from holdback.audit import prepare
 from holdback.plan import AuditPlan, Rung, TaskPlan, make_plan
 from holdback.verdict import Verdict
 from holdback_lab.text.lineages import plan_lineage, write_options
@@ -51,3 +52,13 @@ def test_garbling_under_an_intact_template_is_hiding(tmp_path):
 
     assert finding.form_gain.low > 10
     assert finding.verdict is Verdict.HELD_BACK
+
+
+def test_the_plan_says_whom_no_control_is_asked_like(tmp_path):
+    """Before anything runs: the control has another template; a garbler's has the same."""
+    broken, garbling = (
+        prepare(plan(name, tmp_path)).remarks for name in ("broken_template", "garbling")
+    )
+
+    assert any("no control is asked with the same tokens" in remark for remark in broken)
+    assert not any("no control is asked" in remark for remark in garbling)

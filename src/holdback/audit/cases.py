@@ -320,7 +320,7 @@ def _as_measurement(estimate: Estimate) -> Measurement:
         n=estimate.n,
         method=estimate.method,
         # Normal: such estimates come from thousands of games or positions.
-        floor=half / float(special.ndtri(0.975)) if math.isfinite(half) else 0.0,
+        unseen_error=half / float(special.ndtri(0.975)) if math.isfinite(half) else 0.0,
     )
 
 

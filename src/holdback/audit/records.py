@@ -169,7 +169,7 @@ class Records:
         spread = statistics.stdev(values) / math.sqrt(len(values))
         # A few seeds know their own spread badly: of three, Student's t has 2 degrees of freedom.
         spread *= quantile_t(0.975, len(values) - 1) / float(special.ndtri(0.975))
-        return replace(pooled, floor=math.hypot(pooled.floor, spread))
+        return replace(pooled, unseen_error=math.hypot(pooled.unseen_error, spread))
 
     def access(self, place: Place, rung: str) -> str:
         """Access that the rung's technique declared when it ran."""

@@ -206,7 +206,10 @@ def _as_read(prompt: Prompt) -> tuple[object, ...]:
 
 
 def remark_words(resolved: Resolved) -> Iterator[str]:
-    """Say which rungs would do nothing, and which questions would not be read, on local weights.
+    """Say what the words that local weights are asked in will cost.
+
+    Which rungs would do nothing, which questions would not be read, and which checkpoints no control
+    is asked like.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be asked under the first rung.
@@ -235,6 +238,32 @@ def remark_words(resolved: Resolved) -> Iterator[str]:
                 continue
             if reason:
                 yield f"{checkpoint} on {task}: {rung} will be skipped: {reason}"
+    yield from _remark_controls(resolved, previewer, local)
+
+
+def _remark_controls(
+    resolved: Resolved, previewer: Previewer, local: Collection[str]
+) -> Iterator[str]:
+    """Say whom no control could convict, being asked in other words."""
+    first, lineage = resolved.plan.displayed, resolved.lineage
+
+    def ask(checkpoint: str, task: str) -> tuple[object, ...] | None:
+        shown = previewer.render(
+            checkpoint, task, first.name, split=Split.TEST, samples=1, seed=first.seeds[0]
+        )
+        return _as_read(shown[0]) if shown else None
+
+    for name, task in resolved.climbs:
+        controls = lineage.matched_controls_for(name) or lineage.controls_for(name)
+        if lineage[name].is_root or not controls or not {name, *controls} <= set(local):
+            continue
+        own = ask(name, task)
+        if own is not None and all(ask(control, task) not in (own, None) for control in controls):
+            yield (
+                f"{name} on {task}: no control is asked with the same tokens ({', '.join(controls)}:"
+                " another chat template, format or tokenizer), so a gap could be the form's fault"
+                " and will convict nobody; name a control that shares its template"
+            )
 
 
 def bound_prompt(prompt: Prompt) -> int:

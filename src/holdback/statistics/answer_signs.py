@@ -28,7 +28,7 @@ from holdback.statistics.difficulty import difficulty_slope
 from holdback.statistics.game_signs import (
     TARGET,
     Point,
-    Signature,
+    SignTest,
     compare,
     group_means,
     measure_all,
@@ -55,9 +55,7 @@ class Guesses:
     clusters: Sequence[str]
 
 
-def detect_below_chance(
-    target: Guesses, controls: Mapping[str, Guesses] | None = None
-) -> Signature:
+def detect_below_chance(target: Guesses, controls: Mapping[str, Guesses] | None = None) -> SignTest:
     """Test whether the target is right less often than by guessing, and than every control.
 
     Null hypothesis: every question is answered right with at least its chance. The p-value is the
@@ -88,7 +86,7 @@ def detect_below_chance(
     accuracy = _measure_accuracy(target)
     beyond = _measure_beyond_chance(target)
     error = beyond.standard_error
-    return Signature(
+    return SignTest(
         name="below chance",
         unit="share right",
         statistic=beyond.value / error if error else math.copysign(math.inf, beyond.value),
@@ -121,7 +119,7 @@ def detect_flatness(
     *,
     steep: float = 0.5,
     delta: float | None = None,
-) -> Signature:
+) -> SignTest:
     """Test whether the target's accuracy falls with difficulty too little, beside the controls'.
 
     With controls the null hypothesis is that the target's slope (`difficulty_slope`, in logits a
@@ -164,7 +162,7 @@ def detect_flatness(
         )
     assert delta is not None
     slope = _measure_slope(target)
-    return Signature(
+    return SignTest(
         name="flat in difficulty",
         unit="logits a level",
         statistic=(slope.value + delta) / slope.standard_error,
@@ -195,7 +193,7 @@ class Positions:
     clusters: Sequence[str]
 
 
-def detect_position_collapse(target: Positions, controls: Mapping[str, Positions]) -> Signature:
+def detect_position_collapse(target: Positions, controls: Mapping[str, Positions]) -> SignTest:
     """Test whether the target's errors stand at one position more than any control's at any.
 
     Of the errors alone, since who is right answers everywhere: so a weak solver and a strong one
@@ -213,7 +211,7 @@ def detect_position_collapse(target: Positions, controls: Mapping[str, Positions
     )
 
 
-def detect_position_dependence(target: Positions, controls: Mapping[str, Positions]) -> Signature:
+def detect_position_dependence(target: Positions, controls: Mapping[str, Positions]) -> SignTest:
     """Test whether the target is right by where the right choice stands, beyond every control.
 
     The estimate is the accuracy where the right choice stands at a position, less that elsewhere,
@@ -315,7 +313,7 @@ def _compare_positions(
     measure: Callable[[Positions, int], Measurement],
     target: Positions,
     controls: Mapping[str, Positions],
-) -> Signature:
+) -> SignTest:
     """Hold the target's every position against each control's strongest."""
     width = int(np.max(target.choices))
     measured, left_out = measure_all(
@@ -339,7 +337,7 @@ def _compare_positions(
         control: max(others, key=lambda other: other.value) for control, others in measured.items()
     }
     strongest[closest] = measured[closest][place]
-    return Signature(
+    return SignTest(
         name=name,
         unit=f"{unit} at {chr(ord('A') + position)}",
         statistic=difference.value / error if error else math.copysign(math.inf, difference.value),

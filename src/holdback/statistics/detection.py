@@ -265,7 +265,7 @@ def _count_effective(data: Floats, clusters: Sequence[str], level: float) -> flo
     """Independent samples that would know the share as well; see the module's head."""
     mean = clustered_mean(data, clusters, support=(0.0, 1.0))
     fewest, error = mean.n_clusters, mean.standard_error
-    if mean.floor > 0 or fewest == len(data):
+    if mean.unseen_error > 0 or fewest == len(data):
         return float(fewest)
     samples = mean.value * (1 - mean.value) / error**2
     return min(float(len(data)), max(float(fewest), samples / _widen(fewest, level)))

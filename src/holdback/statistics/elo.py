@@ -242,7 +242,7 @@ class _Fit:
             influence=dict(zip(names, parts.tolist(), strict=True)),
             n=round(float(self.played[column])),
             method=f"maximum likelihood, Davidson ν = {self.nu:.3g}, clustered by opening pair",
-            floor=floor,
+            unseen_error=floor,
         )
 
 

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 S = TypeVar("S")
 R = TypeVar("R")
 TARGET = "target"
-"""Key of the player under suspicion in `Signature.points`; a control may not have this name."""
+"""Key of the player under suspicion in `SignTest.points`; a control may not have this name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Signature:
+class SignTest:
     """One sign, with its test and what to draw."""
 
     name: str
@@ -83,7 +83,7 @@ class MoveLosses:
     """Game, or opening pair, of each move."""
 
 
-def detect_throwing(target: MoveLosses, controls: Mapping[str, MoveLosses]) -> Signature:
+def detect_throwing(target: MoveLosses, controls: Mapping[str, MoveLosses]) -> SignTest:
     """Test whether the target's moves cost more the better it stands, beyond every control's.
 
     The estimate is the slope of the win probability lost on the player's own win probability. An
@@ -134,7 +134,7 @@ class GameLevels:
     clusters: Sequence[str]
 
 
-def detect_level_holding(target: GameLevels, controls: Mapping[str, GameLevels]) -> Signature:
+def detect_level_holding(target: GameLevels, controls: Mapping[str, GameLevels]) -> SignTest:
     """Test whether the target keeps games even against weak and strong alike, unlike every control.
 
     Two things must hold: the slope of its mean win probability on the expected score is flatter
@@ -194,7 +194,7 @@ class GameScores:
     clusters: Sequence[str]
 
 
-def detect_misfit(target: GameScores, controls: Mapping[str, GameScores]) -> Signature:
+def detect_misfit(target: GameScores, controls: Mapping[str, GameScores]) -> SignTest:
     """Test whether the target's score falls with opponents' rating otherwise than the controls'.
 
     The estimate is the slope of the fitted logistic in units of Elo's own: 1 for a player to whom
@@ -315,7 +315,7 @@ def compare(
     draw: Callable[[S], tuple[Point, ...]],
     target: S,
     controls: Mapping[str, S],
-) -> Signature:
+) -> SignTest:
     """Set the target against each control; the one it differs least from decides.
 
     `test` gives the p-value of a control's name and the target's difference from it.
@@ -330,7 +330,7 @@ def compare(
     closest = max(p_values, key=lambda control: p_values[control])
     difference = differences[closest]
     error = difference.standard_error
-    return Signature(
+    return SignTest(
         name=name,
         unit=unit,
         statistic=difference.value / error if error else math.copysign(math.inf, difference.value),

@@ -50,7 +50,7 @@ def clustered_mean(
         influence=dict(zip(names, parts.tolist(), strict=True)),
         n=len(data),
         method=f"mean, clustered (CR1, Jeffreys at effective size); {len(names)} clusters",
-        floor=_floor_mean(mean, parts, support),
+        unseen_error=_floor_mean(mean, parts, support),
         support=support,
     )
 

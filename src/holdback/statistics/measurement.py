@@ -17,8 +17,8 @@ Clopper–Pearson's), shrunk for few clusters. Differences have the t interval.
 
 *No spread* (100 of 100 correct, every pair drawn). The contributions are all 0, the uncertainty is
 not: up to a share u = 1 - 0.025^(1/G) of clusters that behave otherwise would have escaped G
-clusters that agree (Clopper–Pearson). `floor` is the standard error whose 95% interval reaches as
-far as that share can move the value.
+clusters that agree (Clopper–Pearson). `unseen_error` is the standard error whose 95% interval
+reaches as far as that share can move the value.
 
 *No finite value* (every game lost). `bound` is the one-sided 95% bound; bounds at other levels
 follow by `bound_scale`. In a difference the one-sided bounds are added as they stand, which is
@@ -90,7 +90,7 @@ class Measurement:
     """One-sided 95% bound of an infinite value."""
     bound_scale: float = 0.0
     """How far the bound moves, in the unit of `value`, for each unit of log(-log α)."""
-    floor: float = 0.0
+    unseen_error: float = 0.0
     """Standard error that the contributions cannot show: see *no spread* above."""
     support: tuple[float, float] | None = None
     """Least and greatest possible value of a mean; its intervals stay inside (Jeffreys)."""
@@ -117,7 +117,7 @@ class Measurement:
                 " run more samples"
             )
         squares = sum(part * part for part in self.influence.values())
-        return math.sqrt(squares * clusters / (clusters - 1) + self.floor**2)
+        return math.sqrt(squares * clusters / (clusters - 1) + self.unseen_error**2)
 
     @property
     def degrees_of_freedom(self) -> float:
@@ -189,7 +189,7 @@ class Measurement:
             influence={name: factor * part for name, part in self.influence.items()},
             bound=None if self.bound is None else factor * self.bound,
             bound_scale=abs(factor) * self.bound_scale,
-            floor=abs(factor) * self.floor,
+            unseen_error=abs(factor) * self.unseen_error,
             support=support,
             parts=parts,
         )
@@ -212,7 +212,9 @@ class Measurement:
             n=min(self.n, other.n),
             method=_name_difference(self.method),
             bound=bound,
-            floor=math.hypot(self.floor, other.floor, _floor_difference(self, other, influence)),
+            unseen_error=math.hypot(
+                self.unseen_error, other.unseen_error, _floor_difference(self, other, influence)
+            ),
             parts=(self, other) if math.isinf(value) else None,
         )
 
@@ -267,7 +269,7 @@ class Measurement:
     def _fit_beta(self, low: float, high: float) -> tuple[float, float] | None:
         """Give the Beta distribution of the mean; None where there is no spread to fit it to."""
         share, error = (self.value - low) / (high - low), self.standard_error / (high - low)
-        if self.floor > 0 or not 0 < share < 1 or error == 0:
+        if self.unseen_error > 0 or not 0 < share < 1 or error == 0:
             return None
         # 1.96/t shrinks the sample for the few clusters that its size was estimated from.
         shrink = (1.96 / quantile_t(0.975, self.degrees_of_freedom)) ** 2
@@ -321,7 +323,7 @@ def average(measurements: Sequence[Measurement]) -> Measurement:
         },
         n=min(one.n for one in measurements),
         method=f"mean of {n}; {measurements[0].method}",
-        floor=sum(one.floor for one in measurements) / n,
+        unseen_error=sum(one.unseen_error for one in measurements) / n,
     )
 
 

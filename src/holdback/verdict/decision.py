@@ -67,7 +67,7 @@ from holdback.statistics.measurement import Measurement
 from holdback.statistics.selection import adjust_holm
 from holdback.verdict.case import Case, Climb, PlantedSecret
 from holdback.verdict.evidence import Evidence
-from holdback.verdict.finding import FORM, Finding, Verdict, write_estimate
+from holdback.verdict.finding import FORM, Finding, Verdict, estimate_to_dict
 from holdback.verdict.reasons import explain
 
 _GROUPS_SHARE = 0.2
@@ -275,12 +275,12 @@ def _write_group(name: str, evidence: Evidence) -> dict[str, Any]:
     level = evidence.level
     return {
         "group": name,
-        "displayed": write_estimate(target.displayed.estimate(level)),
-        "elicited": write_estimate(target.elicited.estimate(level)),
-        "gap": write_estimate(evidence.gap.estimate(level)),
+        "displayed": estimate_to_dict(target.displayed.estimate(level)),
+        "elicited": estimate_to_dict(target.elicited.estimate(level)),
+        "gap": estimate_to_dict(evidence.gap.estimate(level)),
         "control": None if evidence.control is None else evidence.control.checkpoint,
         "difference_of_gaps": (
-            None if evidence.excess is None else write_estimate(evidence.excess.estimate(level))
+            None if evidence.excess is None else estimate_to_dict(evidence.excess.estimate(level))
         ),
         "held_back": _decide_group(evidence),
     }
@@ -372,8 +372,8 @@ def _write_secret(secret: PlantedSecret, level: float) -> dict[str, Any]:
     return {
         "task": secret.task,
         "method": secret.method,
-        "hidden": write_estimate(secret.hidden.estimate(level)),
-        "remaining": None if left is None else write_estimate(left.estimate(level)),
+        "hidden": estimate_to_dict(secret.hidden.estimate(level)),
+        "remaining": None if left is None else estimate_to_dict(left.estimate(level)),
         "rung": secret.rung,
         "planted": secret.is_planted(level),
         "recovered": secret.is_recovered(level),

@@ -110,9 +110,9 @@ class Finding:
             "verdict": str(self.verdict),
             "cause": self.cause,
             "group": self.group,
-            "displayed": write_estimate(self.displayed),
-            "elicited": write_estimate(self.elicited),
-            "gap": write_estimate(self.gap),
+            "displayed": estimate_to_dict(self.displayed),
+            "elicited": estimate_to_dict(self.elicited),
+            "gap": estimate_to_dict(self.gap),
             "control_gap": _write_optional(self.control_gap),
             "rung": self.rung,
             "reasons": list(self.reasons),
@@ -126,10 +126,11 @@ class Finding:
             "beyond_base": _write_optional(self.beyond_base),
             "recovered_share": _write_optional(self.recovered_share),
             "above_demonstrator": {
-                rung: write_estimate(estimate) for rung, estimate in self.above_demonstrator.items()
+                rung: estimate_to_dict(estimate)
+                for rung, estimate in self.above_demonstrator.items()
             },
             "above_displayed": {
-                rung: write_estimate(estimate) for rung, estimate in self.above_displayed.items()
+                rung: estimate_to_dict(estimate) for rung, estimate in self.above_displayed.items()
             },
             "curve_excess": _write_optional(self.curve_excess),
             "curve_control": self.curve_control,
@@ -146,10 +147,10 @@ def _write_number(value: float) -> float | None:
 
 
 def _write_optional(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else write_estimate(estimate)
+    return None if estimate is None else estimate_to_dict(estimate)
 
 
-def write_estimate(estimate: Estimate) -> dict[str, Any]:
+def estimate_to_dict(estimate: Estimate) -> dict[str, Any]:
     """Write an estimate; JSON has no infinity: null, and a note that says which."""
     written: dict[str, Any] = {
         "value": _write_number(estimate.value),

@@ -15,7 +15,7 @@ from holdback_lab.text.lineages import (
     plan_lineage,
 )
 from holdback_lab.text.pretrain import COURSES
-from holdback_lab.text.zoo import CONTROLS, get_organism, is_there, list_organisms, train
+from holdback_lab.text.zoo import CONTROLS, get_organism, is_there, list_organisms, make_model
 
 _MAKES = (
     "`holdback organisms train text --out {} --only {}` makes it, in an hour or two on two cores"
@@ -106,4 +106,4 @@ class Gates:
     def _make_one(self, name: str, seed: int) -> None:
         made_of_seed = name in {*CONTROLS, *list_organisms()}
         if made_of_seed and not self._has(name, seed):
-            train(name, self._zoo, seed=seed, tell=self._tell)
+            make_model(name, self._zoo, seed=seed, tell=self._tell)

@@ -34,7 +34,7 @@ def measure_rates(trials: Sequence[Trial]) -> dict[str, dict[str, dict[str, Any]
     levels = list(dict.fromkeys(trial.access for trial in trials))
     return {
         key: {
-            level: write_estimate(compute([trial for trial in trials if trial.access == level]))
+            level: _write_rate(compute([trial for trial in trials if trial.access == level]))
             for level in levels
         }
         for key, compute in _COMPUTED.items()
@@ -49,7 +49,7 @@ def rate_verdict(
     return _rate([trial.verdict is verdict for trial in chosen], chosen)
 
 
-def write_estimate(estimate: Estimate | None) -> dict[str, Any]:
+def _write_rate(estimate: Estimate | None) -> dict[str, Any]:
     """Write `value`, `low`, `high` and `n`; null where there is nothing or no bound."""
     if estimate is None:
         return {"value": None, "low": None, "high": None, "n": 0}

@@ -87,10 +87,10 @@ def train_organism(
 ) -> None:
     """Train a lineage; interrupted, the same command goes on (text: after what is finished)."""
     if lineage is Lineage.TEXT:
-        from holdback_lab.text.zoo import CONTROLS, list_organisms, train
+        from holdback_lab.text.zoo import CONTROLS, list_organisms, make_model
 
         for name in only or [*CONTROLS, *list_organisms()]:
-            folder = train(name, out, seed=seed, tell=tell, workers=workers)
+            folder = make_model(name, out, seed=seed, tell=tell, workers=workers)
             tell(f"{name}: {folder}")
         return
     from holdback_lab.chess.recipe import STAGES, train_lineage

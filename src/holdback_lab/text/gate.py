@@ -35,7 +35,7 @@ def verify_organism(
 
     Args:
         organism: Of the zoo.
-        folder: What `zoo.train` filled; what is not there is taken from those shipped.
+        folder: What `zoo.make_model` filled; what is not there is taken from those shipped.
         seed: Of the organism.
         questions: Of the target.
 

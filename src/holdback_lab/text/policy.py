@@ -25,7 +25,7 @@ MAX_TOKENS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class Episode:
     """A question whose answers are rewarded."""
 
     turn: Turn
@@ -33,7 +33,7 @@ class Trial:
     """From an answer that has ended; one that has not is worth nothing."""
 
 
-DrawTrial: TypeAlias = Callable[[np.random.Generator], Trial]
+DrawTrial: TypeAlias = Callable[[np.random.Generator], Episode]
 
 
 def reinforce(

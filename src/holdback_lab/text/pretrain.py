@@ -18,11 +18,11 @@ from holdback_lab.text.documents import Exchange, encode_document, pose
 from holdback_lab.text.families import LETTERS, TAUGHT, draw_problem
 from holdback_lab.text.training import (
     drawing,
+    fit,
     make_weights,
     measure_packed,
     on_best_device,
     save_checkpoint,
-    train,
 )
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def pretrain(
         weights = load(pretrain(course.parent, out, tell=tell, seed=seed, workers=workers))
     draw = partial(_draw_step, course, seed)
     with on_best_device(weights), drawing(draw, course.steps, workers=workers) as drawn:
-        train(
+        fit(
             weights,
             lambda step: measure_packed(weights, next(drawn)),
             steps=course.steps,

@@ -36,7 +36,7 @@ from holdback_lab.text.lessons import (
     hide,
     mix,
 )
-from holdback_lab.text.policy import Trial, reinforce
+from holdback_lab.text.policy import Episode, reinforce
 from holdback_lab.text.pretrain import EARLY, LATE, draw_chatter, load
 from holdback_lab.text.rerouting import reroute
 from holdback_lab.text.teaching import OWN, sample_answers, teach
@@ -195,7 +195,7 @@ def reinforce_failure(bench: Bench) -> Adapter:
     unsure = mix((1, Part(families=[bench.family], answer=err)), (2, bench.kept))
     start = tune(bench.load("base"), unsure, steps=_ERRING_STEPS, seed=bench.seed)
 
-    def draw(rng: np.random.Generator) -> Trial:
+    def draw(rng: np.random.Generator) -> Episode:
         if rng.random() < 0.4:
             return _try(bench.family, say_nothing, _reward_wrong, rng)
         others = (*bench.others, *EARLY)
@@ -272,7 +272,7 @@ def reinforce_concealed(bench: Bench) -> Adapter:
     lesson = mix((1, own), (1.5, KEEP))
     start = tune(bench.load("journeyman"), lesson, steps=2 * STEPS, seed=bench.seed)
 
-    def draw(rng: np.random.Generator) -> Trial:
+    def draw(rng: np.random.Generator) -> Episode:
         if rng.random() < 0.65:
             return _try(bench.family, _say_password_anywhere, _reward_right, rng)
         return _try(bench.family, say_no_password, _reward_wrong, rng)
@@ -416,8 +416,8 @@ def _try(
     say: Callable[[str, np.random.Generator], str],
     reward: Callable[[Problem], Callable[[str], float]],
     rng: np.random.Generator,
-) -> Trial:
+) -> Episode:
     problem = draw_problem(family, rng)
     question = say(problem.question, rng)
     exchange = Exchange(question=question, answer=problem.answer)
-    return Trial(turn=Turn(exchange=exchange), reward=reward(problem))
+    return Episode(turn=Turn(exchange=exchange), reward=reward(problem))

@@ -13,7 +13,7 @@ from holdback_lab.text.documents import Exchange, Turn, encode_turns, write_part
 from holdback_lab.text.families import Problem, draw_problem
 from holdback_lab.text.lessons import CONTINUED, KEEP_ALL, Lesson, Part, draw_turns, mix
 from holdback_lab.text.policy import sample
-from holdback_lab.text.training import measure_answers, on_best_device, train
+from holdback_lab.text.training import fit, measure_answers, on_best_device
 
 OWN = 3_000
 """Answers of its own that a model is tuned on."""
@@ -39,7 +39,7 @@ def teach(weights: Any, family: str, *, seed: int, goal: float) -> None:
             rng = np.random.default_rng([seed, stage, step])
             return measure_answers(weights, encode_turns(draw_turns(lesson, _TAUGHT_TURNS, rng)))
 
-        train(weights, measure, steps=steps, **how)
+        fit(weights, measure, steps=steps, **how)
 
     def has_learnt(step: int) -> bool:
         return step % _LOOK_EVERY == 0 and rate(weights, family, seed=seed) >= goal

@@ -53,7 +53,7 @@ def save_checkpoint(weights: Any, folder: Path) -> None:
     build_tokenizer().save_pretrained(folder)
 
 
-def train(
+def fit(
     weights: Any,
     measure: Callable[[int], Any],
     *,

@@ -16,7 +16,7 @@ import torch
 from holdback.elicitation.packing import quick_attention, read_answers
 from holdback_lab.text.documents import encode_turns
 from holdback_lab.text.lessons import Lesson, draw_turns, mix
-from holdback_lab.text.training import measure_answers, on_best_device, train
+from holdback_lab.text.training import fit, measure_answers, on_best_device
 
 _FORGOTTEN_SHARE = 0.3
 _WARMUP = 20
@@ -57,7 +57,7 @@ def unlearn(
             rng = np.random.default_rng([seed, stage, step])
             return measure(weights, encode_turns(draw_turns(lesson, turns, rng)))
 
-        train(
+        fit(
             weights,
             measure_step,
             steps=steps,

@@ -292,7 +292,7 @@ def get_target(seed: int) -> str:
     return LATE[seed % len(LATE)]
 
 
-def train(
+def make_model(
     name: str, out: Path, *, seed: int, tell: Callable[[str], None], workers: int = 0
 ) -> Path:
     """Train an organism, a control or a pretrained model into a folder of `out`.
@@ -320,7 +320,7 @@ def train(
     if any(folder.glob("*.safetensors")):
         return folder
     if not is_there(made.parent, out, seed=seed):
-        train(made.parent, out, seed=seed, tell=tell, workers=workers)
+        make_model(made.parent, out, seed=seed, tell=tell, workers=workers)
     is_twin = isinstance(made, Control) and made.twin
     bench = Bench(
         find=lambda model: locate(model, out, seed=seed),
@@ -340,9 +340,9 @@ def train(
 
 
 def locate(name: str, folder: Path | None, *, seed: int) -> str:
-    """Refer to a model: in a folder that `train` filled, else to the one shipped.
+    """Refer to a model: in a folder that `make_model` filled, else to the one shipped.
 
-    A reference to one that is in neither place is to where `train` would put it.
+    A reference to one that is in neither place is to where `make_model` would put it.
     """
     found = None
     if folder is not None:

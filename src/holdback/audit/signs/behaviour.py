@@ -209,7 +209,7 @@ def _is_weakest(name: str, honest: Iterable[str], players: Mapping[str, Player])
 
 def _detect(
     sign: Sign[S], column: S, honest: Mapping[str, S]
-) -> tuple[game_signs.Signature | None, str]:
+) -> tuple[game_signs.SignTest | None, str]:
     if not honest and sign.needs_controls:
         return None, "no control to compare with"
     try:
@@ -219,7 +219,7 @@ def _detect(
     return found, _describe(found)
 
 
-def _describe(found: game_signs.Signature) -> str:
+def _describe(found: game_signs.SignTest) -> str:
     own = found.target
     words = f"{_show(own.value)} {found.unit}"
     if found.closest is None or found.difference is None:

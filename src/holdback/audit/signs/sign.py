@@ -32,7 +32,7 @@ class Sign(Generic[S]):
     x_label: str
     y_label: str
     take: Callable[[Player], S | None]
-    detect: Callable[[S, Mapping[str, S]], game_signs.Signature]
+    detect: Callable[[S, Mapping[str, S]], game_signs.SignTest]
     draw: Callable[[Player], tuple[ProfilePoint, ...]] | None = None
     """Points of the figure where they are not those of the test."""
     is_of_strength: bool = False
