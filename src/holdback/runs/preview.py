@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -208,8 +208,8 @@ def _as_read(prompt: Prompt) -> tuple[object, ...]:
 def remark_words(resolved: Resolved) -> Iterator[str]:
     """Say what the words that local weights are asked in will cost.
 
-    Which rungs would do nothing, which questions would not be read, and which checkpoints no control
-    is asked like.
+    Which rungs would do nothing, which questions would not be read, and whom no control is asked
+    like.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be asked under the first rung.
@@ -260,9 +260,10 @@ def _remark_controls(
         own = ask(name, task)
         if own is not None and all(ask(control, task) not in (own, None) for control in controls):
             yield (
-                f"{name} on {task}: no control is asked with the same tokens ({', '.join(controls)}:"
-                " another chat template, format or tokenizer), so a gap could be the form's fault"
-                " and will convict nobody; name a control that shares its template"
+                f"{name} on {task}: no control is asked with the same tokens"
+                f" ({', '.join(controls)}: another chat template, format or tokenizer), so a gap"
+                " could be the form's fault and will convict nobody; name a control that shares its"
+                " template"
             )
 
 
