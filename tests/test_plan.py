@@ -238,3 +238,18 @@ def write_value(value: object) -> str:
 def quote(text: str) -> str:
     escaped = "".join(f"\\U{ord(letter):08x}" for letter in text)
     return f'"{escaped}"'
+
+
+def test_all_missing_keys_are_told_at_once():
+    """One call says what is left to write; where there is a usual value it stands."""
+    text = '[audit]\nname = "a"\n[[lineage.checkpoints]]\nname = "b"\n[tasks.t]\noptions = {}\n'
+
+    with pytest.raises(ConfigError) as told:
+        parse(text)
+
+    for key in ("lineage.checkpoints[b].stage", "lineage.checkpoints[b].model", "tasks.t.kind"):
+        assert f"'{key}'" in str(told.value)
+    for key in ("ladder", "tasks.t.margin"):
+        assert f"'{key}'" in str(told.value)
+    assert "samples" not in str(told.value)
+    assert "lineage.name" not in str(told.value)

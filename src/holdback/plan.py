@@ -41,8 +41,8 @@ class TaskPlan:
     kind: str
     margin: Positive
     """Differences below this do not matter, in the task's unit."""
-    select_samples: Count
-    test_samples: Count
+    select_samples: Count = 200
+    test_samples: Count = 400
     options: dict[str, Any] = field(default_factory=dict)
     samples_per_second: Positive = 1.0
     """Measured rate of one worker on the first rung; for the dry run only."""
@@ -276,6 +276,9 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: expected TOML, got {error}") from error
+    named = raw.get("audit")
+    if isinstance(named, dict) and isinstance(raw.get("lineage"), dict):
+        raw["lineage"].setdefault("name", named.get("name"))
     try:
         # As JSON, since strictness then still takes an array for a tuple.
         file = _adapter(_File).validate_json(json.dumps(raw, default=str))
@@ -484,7 +487,13 @@ def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"unknown key {key!r}.{hint} Known: {', '.join(known)}.{more}"
     if kind in {"missing", "missing_argument"}:
-        return f"{key!r} is missing{more}"
+        missing = [p for p in problems if p["type"] in {"missing", "missing_argument"}]
+        keys = ", ".join(repr(_write_key(raw, problem["loc"])) for problem in missing)
+        rest = len(problems) - len(missing)
+        return (
+            f"{keys} {'is' if len(missing) == 1 else 'are'} missing"
+            f"{f' (and {rest} more)' if rest else ''}; docs/audit-file.md says what each is"
+        )
     got = _look_up(raw, loc)
     if kind == "enum":
         stages = [str(stage) for stage in Stage]

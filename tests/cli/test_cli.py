@@ -212,6 +212,22 @@ def test_an_altered_store_gets_no_report(here):
     assert "altered at record 17" in ended.stderr
 
 
+def test_flipped_bytes_are_one_line(here):
+    """A store that the disk has damaged: no traceback, and nothing is written to it."""
+    call("audit", "audit.toml")
+    store = here / "runs" / "fake.sqlite"
+    damaged = bytearray(store.read_bytes())
+    for at in range(4096, len(damaged), 512):
+        damaged[at : at + 64] = bytes(64)
+    store.write_bytes(damaged)
+
+    ended = call("report", "runs/fake.sqlite")
+
+    assert ended.exit_code == 1
+    assert ended.stderr.count("\n") == 1
+    assert store.read_bytes() == damaged
+
+
 def test_failed_runs_are_code_1_and_the_report_is_written(here):
     """A technique with a bug does not cost the findings of the others."""
     text = fake_text(

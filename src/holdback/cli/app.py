@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 import sys
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import holdback
 from holdback.errors import ConfigError, HoldbackError
 
 USAGE, FAILED, CAPPED, INTERRUPTED = 2, 1, 3, 130
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class _Commands(TyperGroup):
@@ -24,6 +27,16 @@ class _Commands(TyperGroup):
             words = " ".join(str(error).split())
             typer.echo(f"holdback: {words}", err=True)
             sys.exit(USAGE if isinstance(error, ConfigError) else FAILED)
+        except (sqlite3.Error, OSError) as error:
+            # Of the disk and not of ours: full, read-only, or bytes that changed in a store.
+            if isinstance(error, OSError) and error.errno not in _OF_THE_DISK:
+                raise
+            typer.echo(
+                f"holdback: the disk or a file on it failed: {' '.join(str(error).split())}; what"
+                " was stored before is kept, and the same command goes on from there",
+                err=True,
+            )
+            sys.exit(FAILED)
         except KeyboardInterrupt:
             typer.echo("holdback: stopped; the same command goes on from here", err=True)
             sys.exit(INTERRUPTED)

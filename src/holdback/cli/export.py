@@ -35,6 +35,10 @@ def export(
         ) from error
     from holdback.runs.store import RunStore
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out: expected a folder for logs, got {out}: {error}") from error
     with RunStore(store, create=False) as opened:
         opened.verify()
         paths = export_runs(opened, out, runs=run or ())

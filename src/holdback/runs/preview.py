@@ -238,7 +238,20 @@ def remark_words(resolved: Resolved) -> Iterator[str]:
                 continue
             if reason:
                 yield f"{checkpoint} on {task}: {rung} will be skipped: {reason}"
+    yield from _remark_likelihoods(resolved)
     yield from _remark_controls(resolved, previewer, local)
+
+
+def _remark_likelihoods(resolved: Resolved) -> Iterator[str]:
+    """Say where what counts as displayed is not what a chat model says."""
+    asked = [checkpoint.name for checkpoint in resolved.lineage if checkpoint.chat]
+    for name, task in resolved.tasks.items():
+        if asked and str(getattr(task, "access", "samples")) == "logprobs":
+            yield (
+                f"{name}: what is called displayed compares log-probabilities of the choices, and"
+                f" {', '.join(asked)} are asked in chat: what they would say may differ; write"
+                ' method = "generate" to display what they say'
+            )
 
 
 def _remark_controls(

@@ -194,9 +194,11 @@ class Resolved:
         """
         pinned: tuple[Checkpoint, ...] = tuple(map(pin_checkpoint, self.lineage))
         plan = replace(self.plan, lineage=replace(self.lineage, checkpoints=pinned))
-        return replace(
+        known = replace(
             self, plan=plan, digests={each.name: identify_checkpoint(each) for each in pinned}
         )
+        known._techniques.update(self._techniques)
+        return known
 
     @cached_property
     def task_digests(self) -> Mapping[str, str]:
