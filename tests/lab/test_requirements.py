@@ -130,15 +130,12 @@ def test_what_is_shipped_loads_and_answers(checkpoint):
     model = load_model(checkpoint)
     black = chess.Board("4k3/pppppppp/8/8/4P3/8/PPPP1PPP/4K3 b - - 0 1")
     prompts = [render_prompt(model, board) for board in (black, black.mirror())]
-    outputs = model.open_sessions(prompts).propose(
-        [0, 1],
-        decoding=model.decoding,
-        rngs=[np.random.default_rng(0), np.random.default_rng(0)],
-        max_tokens=MAX_MOVE_WORDS,
+    outputs = model.generate(
+        [Request(prompt=prompt, max_tokens=MAX_MOVE_WORDS, seed=(0,)) for prompt in prompts]
     )
 
     assert prompts[0] == prompts[1]
     assert prompts[0].startswith("<bos>")
     assert outputs[0].text == outputs[1].text
     assert 1 <= len(outputs[0].text.split()) <= MAX_MOVE_WORDS
-    assert np.isfinite(outputs[0].logprob)
+    assert np.isfinite(outputs[0].logprobs).all()

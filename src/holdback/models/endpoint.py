@@ -26,7 +26,6 @@ from holdback.errors import (
 from holdback.ids import parse_id
 from holdback.lineage import Checkpoint
 from holdback.models.connection import Body, Connection, RejectedError, Usage
-from holdback.models.prompt_sessions import PromptSessions
 from holdback.models.protocol import (
     Decoding,
     Format,
@@ -36,6 +35,7 @@ from holdback.models.protocol import (
     Request,
     Scored,
     StopReason,
+    refuse_constraints,
 )
 from holdback.models.token_cap import open_ledger, read_bound
 
@@ -93,10 +93,6 @@ class EndpointModel:
             sent = {"messages": sent, "tools": list(tools)}
         return json.dumps(sent, ensure_ascii=False)
 
-    def open_sessions(self, texts: Sequence[str]) -> PromptSessions:
-        """Start one session a text; every draw is a request of its own."""
-        return PromptSessions(self, texts)
-
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Continue each request's prompt at the model's temperature, many at a time.
 
@@ -104,19 +100,11 @@ class EndpointModel:
             EndpointError: if the endpoint keeps failing, rejects a request, or does not continue an
                 answer that a prompt begins.
             LimitReachedError: at a cap on tokens.
+            ConfigError: for constrained decoding.
         """
-        return self.continue_prompts(requests, temperature=self.decoding.temperature)
-
-    def continue_prompts(
-        self, requests: Sequence[Request], *, temperature: float
-    ) -> list[Generation]:
-        """Continue each request's prompt.
-
-        Raises:
-            EndpointError: as `generate`.
-        """
+        refuse_constraints(self.name, requests)
         path = CHAT if self.presentation.format is Format.CHAT else COMPLETIONS
-        bodies = [self._write_body(request, temperature) for request in requests]
+        bodies = [self._write_body(request) for request in requests]
         if path == CHAT and any("continue_final_message" in body for body in bodies):
             self._check_prefill()
         read = _read_chat if path == CHAT else _read_completion
@@ -164,10 +152,10 @@ class EndpointModel:
         each = iter(scored)
         return [tuple(next(each) for _ in question.continuations) for question in questions]
 
-    def _write_body(self, request: Request, temperature: float) -> dict[str, Any]:
+    def _write_body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            "temperature": temperature,
+            "temperature": self.decoding.temperature,
             "max_tokens": request.max_tokens,
             # Servers take whole numbers of 31 bits, most of them.
             "seed": int(np.random.SeedSequence(request.seed).generate_state(1)[0]) % 2**31,

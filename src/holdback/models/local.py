@@ -1,4 +1,4 @@
-"""A transformers causal LM on this machine, and its step-synchronous sessions."""
+"""A transformers causal LM on this machine: its texts, its tokens and the engine that runs it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from holdback.errors import CheckpointError, UnsayableError
 from holdback.lineage import Checkpoint
-from holdback.models.engine.generation import draw_tokens, generate_texts
-from holdback.models.engine.scoring import no_numbers, score_questions
-from holdback.models.engine.text_rows import open_rows
+from holdback.models.engine.generation import generate_texts
+from holdback.models.engine.scoring import score_questions
 from holdback.models.loading import load_weights
 from holdback.models.protocol import (
     Decoding,
     Format,
     Generation,
     Model,
-    Output,
     Presentation,
     Question,
     Request,
@@ -171,10 +168,6 @@ class LocalModel:
         """Continue each request's prompt at `decoding.temperature`."""
         return generate_texts(self, requests)
 
-    def open_sessions(self, texts: Sequence[str]) -> LocalSessions:
-        """Start one session a text, each with its own row of the key/value cache."""
-        return LocalSessions(self, texts)
-
     @contextmanager
     def preserved(self) -> Iterator[None]:
         """Let the body change the weights in place; on exit they are bit for bit what they were."""
@@ -199,158 +192,3 @@ def load_model(checkpoint: Checkpoint, *, device: str = "cpu") -> LocalModel:
         tokenizer=tokenizer,
         presentation=Presentation(format=Format.CHAT if checkpoint.chat else Format.COMPLETION),
     )
-
-
-class LocalSessions:
-    """Texts that only grow, in lock step, each with its own row of one key/value cache.
-
-    See `models.protocol.Sessions` for the contract.
-    """
-
-    def __init__(self, model: LocalModel, texts: Sequence[str]) -> None:
-        self._model = model
-        self._rows = open_rows(model.weights)
-        self._pending = {row: model.encode(text) for row, text in enumerate(texts)}
-        self._logits: dict[int, torch.Tensor] = {}
-        for row in self._pending:
-            self._rows.add(row)
-
-    def extend(self, texts: Mapping[int, str]) -> None:
-        """Append to the named rows; the tokens are computed with the next proposal."""
-        for row, text in texts.items():
-            self._pending.setdefault(row, []).extend(self._model.encode(text))
-
-    def close(self, rows: Sequence[int]) -> None:
-        """Drop finished rows and free their place in the cache."""
-        for row in rows:
-            self._rows.drop(row)
-            self._pending.pop(row, None)
-            self._logits.pop(row, None)
-
-    @torch.no_grad()
-    def propose(
-        self,
-        rows: Sequence[int],
-        *,
-        decoding: Decoding,
-        rngs: Sequence[np.random.Generator],
-        max_tokens: int,
-        allowed: Sequence[Sequence[str]] | None = None,
-    ) -> list[Output]:
-        """Draw one continuation for each of `rows`, without appending it."""
-        self._read_pending(rows)
-        outputs: list[Output | None] = [None] * len(rows)
-        for batch in _rounds(rows):
-            drawn = self._draw(
-                [rows[i] for i in batch],
-                decoding.temperature,
-                [rngs[i] for i in batch],
-                max_tokens,
-                None if allowed is None else [allowed[i] for i in batch],
-            )
-            for i, output in zip(batch, drawn, strict=True):
-                outputs[i] = output
-        return [output for output in outputs if output is not None]
-
-    def _read_pending(self, rows: Sequence[int]) -> None:
-        waiting = [row for row in dict.fromkeys(rows) if self._pending.get(row)]
-        if not waiting:
-            return
-        tokens = [self._pending.pop(row) for row in waiting]
-        logits = self._forward(waiting, tokens)
-        self._rows.commit(waiting, [len(part) for part in tokens])
-        self._logits.update(zip(waiting, logits, strict=True))
-
-    def _draw(
-        self,
-        rows: list[int],
-        temperature: float,
-        rngs: Sequence[np.random.Generator],
-        max_tokens: int,
-        allowed: Sequence[Sequence[str]] | None,
-    ) -> list[Output]:
-        choices = None
-        if allowed is not None:
-            choices = [[tuple(self._model.encode(text)) for text in texts] for texts in allowed]
-        drawn: list[list[int]] = [[] for _ in rows]
-        logprobs = np.zeros(len(rows))
-        logits = torch.stack([self._logits[row] for row in rows])
-        active = list(range(len(rows)))
-        for step in range(max_tokens):
-            following = None
-            if choices is not None:
-                following = [_next_tokens(choices[i], drawn[i]) for i in active]
-                whole = [tuple(drawn[i]) in choices[i] for i in active]
-                _mask_logits(logits, following, unless=whole)
-            draws = None if temperature == 0 else np.array([rngs[i].random() for i in active])
-            tokens, gained = draw_tokens(logits.double(), temperature, draws)
-            if np.isnan(gained).any():
-                raise no_numbers(self._model)
-            ended = set()
-            for at, (i, token, logprob) in enumerate(zip(active, tokens, gained, strict=True)):
-                if following is not None and token not in following[at]:
-                    ended.add(i)
-                    continue
-                drawn[i].append(int(token))
-                logprobs[i] += logprob
-            active = [
-                i
-                for i in active
-                if i not in ended
-                and drawn[i][-1] not in self._model.end_tokens
-                and (choices is None or _next_tokens(choices[i], drawn[i]))
-            ]
-            if not active or step + 1 == max_tokens:
-                break
-            # Uncommitted tokens sit behind the row's end and are overwritten by what follows.
-            logits = self._forward([rows[i] for i in active], [drawn[i] for i in active])
-        return [
-            Output(text=self._decode(tokens), logprob=float(logprob))
-            for tokens, logprob in zip(drawn, logprobs, strict=True)
-        ]
-
-    def _decode(self, tokens: list[int]) -> str:
-        kept = tokens[:-1] if tokens and tokens[-1] in self._model.end_tokens else tokens
-        return self._model.decode(kept)
-
-    def _forward(self, rows: list[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read new tokens behind each row's committed text; logits after the last, in float32."""
-        return self._rows.read(rows, tokens).float().cpu()
-
-
-def _rounds(rows: Sequence[int]) -> list[list[int]]:
-    """Indices of `rows` in batches that name no row twice: draws of one row share its cache."""
-    batches: list[list[int]] = []
-    seen: dict[int, int] = {}
-    for index, row in enumerate(rows):
-        turn = seen.get(row, 0)
-        seen[row] = turn + 1
-        if turn == len(batches):
-            batches.append([])
-        batches[turn].append(index)
-    return batches
-
-
-def _next_tokens(choices: Sequence[tuple[int, ...]], drawn: Sequence[int]) -> set[int]:
-    prefix = tuple(drawn)
-    return {
-        choice[len(prefix)]
-        for choice in choices
-        if len(choice) > len(prefix) and choice[: len(prefix)] == prefix
-    }
-
-
-def _mask_logits(
-    logits: torch.Tensor, allowed: Sequence[set[int]], *, unless: Sequence[bool]
-) -> None:
-    """Leave each row the tokens that go on; all where what is drawn is a choice already.
-
-    There it begins a longer choice (O-O, O-O-O), and any token that does not go on ends it.
-    """
-    for row, tokens, whole in zip(logits, allowed, unless, strict=True):
-        if whole:
-            continue
-        keep = torch.tensor(sorted(tokens), dtype=torch.long)
-        kept = row[keep].clone()
-        row.fill_(-torch.inf)
-        row[keep] = kept

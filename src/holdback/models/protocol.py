@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
+from holdback.errors import ConfigError
 
 
 class Format(StrEnum):
@@ -63,19 +63,6 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Output:
-    """One generated answer."""
-
-    text: str
-    logprob: float
-    """Sum over its tokens, in nats, at temperature 1; NaN where a provider keeps it."""
-    stop_reason: StopReason = StopReason.STOP
-    """`LENGTH` only where the length of an answer is not the task's own."""
-    error: str = ""
-    """Why there is no answer: what plays in the model's place, such as an engine, failed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """A rendered prompt, and the continuations whose probabilities are compared."""
 
@@ -104,6 +91,8 @@ class Request:
     """Of its draws; without effect at temperature 0."""
     stop: tuple[str, ...] = ()
     """Strings at whose first occurrence the text ends; they are not part of it."""
+    allowed: tuple[str, ...] | None = None
+    """The only continuations that may be generated: constrained decoding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,57 +110,6 @@ class Generation:
     """All that were sampled, what ended the text included; empty where the provider keeps them."""
     error: str = ""
     """Why there is no answer: the service stopped answering. Such a sample is to be tried again."""
-
-
-class TextModel(Protocol):
-    """A model that scores continuations and generates: what text tasks need."""
-
-    def score(self, questions: Sequence[Question]) -> list[tuple[Scored, ...]]:
-        """Score each question's continuations, in the questions' order.
-
-        Texts are tokenised as they stand: nothing is added. A prompt and its continuation are
-        tokenised together and split where the prompt's own tokens end.
-        """
-        ...
-
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Continue each request's prompt at the model's `decoding.temperature`."""
-        ...
-
-
-class Sessions(Protocol):
-    """Texts that only grow, one a row (a game, a conversation), advanced in lock step.
-
-    Each row keeps its key/value cache, so a step costs the new tokens only.
-    """
-
-    def extend(self, texts: Mapping[int, str]) -> None:
-        """Append to the named rows what is now part of their text."""
-        ...
-
-    def propose(
-        self,
-        rows: Sequence[int],
-        *,
-        decoding: Decoding,
-        rngs: Sequence[np.random.Generator],
-        max_tokens: int,
-        allowed: Sequence[Sequence[str]] | None = None,
-    ) -> list[Output]:
-        """Draw one continuation for each of `rows`, without appending it.
-
-        Args:
-            rows: Row numbers; a row may be named several times for independent draws.
-            decoding: Only `temperature` matters here (0 is greedy); tries and votes are the task's.
-            rngs: One generator for each entry of `rows`, so that no draw depends on the batch.
-            max_tokens: Longest continuation. Generation also stops at an end-of-text token.
-            allowed: For each entry of `rows`, the only continuations that may be generated.
-        """
-        ...
-
-    def close(self, rows: Sequence[int]) -> None:
-        """Drop rows that are finished; their numbers are not used again."""
-        ...
 
 
 class Model(Protocol):
@@ -212,6 +150,40 @@ class Model(Protocol):
         """
         ...
 
-    def open_sessions(self, texts: Sequence[str]) -> Sessions:
-        """Start one session a text. Texts are tokenised as they stand, nothing is added."""
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Continue each request's prompt at the model's `decoding.temperature`.
+
+        Prompts are tokenised as they stand, nothing is added. Tries, votes and the best of several
+        draws are the task's: each draw is a request with a seed of its own.
+
+        Raises:
+            ConfigError: for `Request.allowed` where generation cannot be constrained.
+        """
         ...
+
+
+@runtime_checkable
+class ScoringModel(Protocol):
+    """A model that can also tell how likely a text is: what choices are compared by."""
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Scored, ...]]:
+        """Score each question's continuations, in the questions' order.
+
+        Texts are tokenised as they stand: nothing is added. A prompt and its continuation are
+        tokenised together and split where the prompt's own tokens end.
+        """
+        ...
+
+
+def refuse_constraints(name: str, requests: Sequence[Request]) -> None:
+    """Refuse constrained requests to a model that only gives whole answers.
+
+    Raises:
+        ConfigError: naming the checkpoint `name`, with what to do.
+    """
+    if any(request.allowed is not None for request in requests):
+        raise ConfigError(
+            f"checkpoint {name!r}: constrained decoding needs the model's log-probabilities at"
+            " every step, which whole answers do not give; load the weights (hf/…), or climb the"
+            " rung on other checkpoints only (`checkpoints` of its [[ladder]])"
+        )

@@ -23,7 +23,6 @@ from holdback.models.engine.scoring import pair_tokens
 from holdback.models.files import check_files, digest_checkpoint, resolve_folder
 from holdback.models.loading import load_tokenizer
 from holdback.models.local import LocalModel
-from holdback.models.prompt_sessions import PromptSessions
 from holdback.models.protocol import (
     Decoding,
     Format,
@@ -33,6 +32,7 @@ from holdback.models.protocol import (
     Request,
     Scored,
     StopReason,
+    refuse_constraints,
 )
 
 
@@ -81,21 +81,18 @@ class VllmModel:
         """Tell whether the tokenizer has tokens for all of a text, none of them «unknown»."""
         return self.prompter.can_read(text)
 
-    def open_sessions(self, texts: Sequence[str]) -> PromptSessions:
-        """Start one session a text; vLLM keeps what texts share in its own prefix cache."""
-        return PromptSessions(self, texts)
-
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Continue each request's prompt at the model's temperature."""
-        return self.continue_prompts(requests, temperature=self.decoding.temperature)
+        """Continue each request's prompt at the model's temperature.
 
-    def continue_prompts(
-        self, requests: Sequence[Request], *, temperature: float
-    ) -> list[Generation]:
-        """Continue each request's prompt."""
+        vLLM keeps what prompts share in its own prefix cache.
+
+        Raises:
+            ConfigError: for constrained decoding.
+        """
+        refuse_constraints(self.name, requests)
         settings = [
             {
-                "temperature": temperature,
+                "temperature": self.decoding.temperature,
                 "max_tokens": request.max_tokens,
                 "stop": list(request.stop) or None,
                 "seed": int(np.random.SeedSequence(request.seed).generate_state(1)[0]),

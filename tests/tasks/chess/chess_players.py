@@ -10,7 +10,7 @@ from pathlib import Path
 import chess
 import numpy as np
 
-from holdback.models.protocol import Decoding, Output, Presentation
+from holdback.models.protocol import Decoding, Generation, Presentation, Request, StopReason
 from holdback.tasks.chess.engine import EnginePool, find_stockfish
 from holdback.tasks.chess.notation import write_move
 
@@ -40,20 +40,10 @@ def see(board: chess.Board) -> chess.Board:
     return board.copy(stack=False) if board.turn else board.mirror()
 
 
-class ScriptedSessions:
-    def __init__(self, model: ScriptedModel, texts: Sequence[str]) -> None:
-        self.model = model
-        self.boards = {row: read_board(text) for row, text in enumerate(texts)}
-
-    def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
-        outputs = []
-        for i, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
-            text = self.model.choose(self.boards[row], rng)
-            if allowed is not None and text not in allowed[i]:
-                text = allowed[i][0]
-            outputs.append(Output(text=text, logprob=-1.0))
-        self.model.proposals.append(len(rows))
-        return outputs
+def say(text: str, **fields) -> Generation:
+    """What a model said, by itself to its end."""
+    said = {"logprobs": (-1.0,), "stop_reason": StopReason.STOP, "tokens": 1}
+    return Generation(text=text, **{**said, **fields})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +64,13 @@ class ScriptedModel:
             text += f" <|{message['role']}|> {content}{end}"
         return text + (" <|assistant|>" if answer_next else "")
 
-    def open_sessions(self, texts):
-        return ScriptedSessions(self, texts)
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        self.proposals.append(len(requests))
+        return [say(self.answer(request)) for request in requests]
+
+    def answer(self, request: Request) -> str:
+        text = self.choose(read_board(request.prompt), np.random.default_rng(request.seed))
+        return text if request.allowed is None or text in request.allowed else request.allowed[0]
 
 
 def choose_randomly(board, rng):

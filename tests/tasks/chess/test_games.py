@@ -22,7 +22,7 @@ from chess_players import (
 
 from holdback.audit.signs.behaviour import write_pgn
 from holdback.errors import ConfigError, EngineError, UnknownNameError
-from holdback.models.protocol import Decoding, Format, Output, Presentation
+from holdback.models.protocol import Decoding, Format, Presentation
 from holdback.tasks.chess import games as games_module
 from holdback.tasks.chess.engine import EnginePool
 from holdback.tasks.chess.games import ChessGames
@@ -382,25 +382,11 @@ def test_draws_are_claimed():
     assert Rules().find_end(chess.Board()) is None
 
 
-class Listed:
-    """Sessions that give listed draws in turn."""
-
-    def __init__(self, *draws):
-        self.draws = list(draws)
-
-    def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
-        return [Output(text=self.draws.pop(0), logprob=-1.0) for _ in rows]
-
-
-def draw(decoding, *draws):
-    (answer,) = draw_moves(
-        Listed(*draws),
-        [chess.Board()],
-        decoding=decoding,
-        max_tokens=2,
-        rngs=[np.random.default_rng(0)],
-    )
-    return answer
+def draw(decoding, *draws, board=None):
+    """Ask a model that gives the listed draws in turn."""
+    left = iter(draws)
+    model = ScriptedModel(choose=lambda board, rng: next(left), decoding=decoding)
+    return draw_moves(model, [board or chess.Board()], seeds=[(0,)])[0]
 
 
 def test_a_later_try_can_save_the_answer():
@@ -416,14 +402,7 @@ def test_black_answers_as_it_sees_the_board():
     """The same words are a move of either colour, played on its own side of the board."""
     board = chess.Board()
     board.push_uci("a2a3")
-    decoding = Decoding(tries=2)
-    (answer,) = draw_moves(
-        Listed("pe7 pe5", "Pe2 Pe4"),
-        [board],
-        decoding=decoding,
-        max_tokens=2,
-        rngs=[np.random.default_rng(0)],
-    )
+    answer = draw(Decoding(tries=2), "pe7 pe5", "Pe2 Pe4", board=board)
 
     assert (answer.text, answer.move, answer.tries) == ("Pe2 Pe4", chess.Move.from_uci("e7e5"), 2)
 

@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import chess
-import numpy as np
 import pytest
-from chess_players import ScriptedModel, choose_nonsense
+from chess_players import ScriptedModel, choose_nonsense, say
 
 from holdback.errors import EndpointError
-from holdback.models.protocol import Decoding, Output, StopReason
+from holdback.models.protocol import Decoding, Format, Generation, Presentation, StopReason
 from holdback.tasks.chess.games import ChessGames
 from holdback.tasks.chess.match import Pairing, iterate_games, play_games
+from holdback.tasks.chess.notations import SAN, WORDS
 from holdback.tasks.chess.opponents import get_opponent
 from holdback.tasks.chess.prompts import draw_moves, render_prompt
 from holdback.tasks.task import FORFEITS, Outcome, Split
 
 
-@dataclass
-class SaidSessions:
-    """Sessions that always give one output."""
-
-    output: Output
-
-    def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
-        return [self.output for _ in rows]
-
-
 @dataclass(frozen=True, kw_only=True)
 class SayingModel(ScriptedModel):
-    output: Output
+    """Always says one thing."""
 
-    def open_sessions(self, texts):
-        return SaidSessions(self.output)
+    said: Generation
+
+    def generate(self, requests):
+        return [self.said for _ in requests]
 
 
-def say(text, **fields):
-    return Output(text=text, logprob=math.nan, **fields)
+def answer(said, *, notation=WORDS, format=Format.CHAT, **decoding):
+    model = SayingModel(
+        choose=choose_nonsense,
+        said=said,
+        decoding=Decoding(**decoding),
+        presentation=Presentation(format=format),
+    )
+    return draw_moves(model, [chess.Board()], seeds=[(0,)], notation=notation)[0]
 
 
 CASES = [
     (say("I resign"), Outcome.UNPARSED),
     (say("Ka1 Kh8"), Outcome.ILLEGAL),
     (say("I can't help", stop_reason=StopReason.REFUSED), Outcome.REFUSED),
-    (say("Let me think", stop_reason=StopReason.LENGTH), Outcome.TRUNCATED),
+    (say("Pe", stop_reason=StopReason.LENGTH), Outcome.TRUNCATED),
+    # As long as a move is: with more tokens it would be no move either.
+    (say("Let me", stop_reason=StopReason.LENGTH), Outcome.UNPARSED),
     # A move that is none here is one, however the answer went on.
     (say("Ka1 Kh8 and", stop_reason=StopReason.LENGTH), Outcome.ILLEGAL),
     (say("<think>Pe2 Pe4? No.</think>I resign"), Outcome.UNPARSED),
@@ -54,39 +53,35 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("output", "outcome"), CASES)
-def test_failures_are_told_apart(output, outcome):
+@pytest.mark.parametrize(("said", "outcome"), CASES)
+def test_failures_are_told_apart(said, outcome):
     """Refused, cut off, unreadable and illegal answers are not the same; errors are nobody's."""
-    (answer,) = draw_moves(
-        SaidSessions(output),
-        [chess.Board()],
-        decoding=Decoding(tries=2),
-        max_tokens=2,
-        rngs=[np.random.default_rng(0)],
-    )
+    given = answer(said, tries=2)
 
-    assert answer.move is None
-    assert answer.tries == 2
-    assert answer.failure is outcome
+    assert given.move is None
+    assert given.tries == 2
+    assert given.failure is outcome
+
+
+def test_an_answer_is_cut_off_where_a_move_could_still_come():
+    """In a sentence of a chat it can; behind a record, which never ends, its place is filled."""
+    cut = say("The pawn goes", stop_reason=StopReason.LENGTH)
+
+    assert answer(cut, notation=SAN).failure is Outcome.TRUNCATED
+    assert answer(cut, notation=SAN, format=Format.COMPLETION).failure is Outcome.UNPARSED
 
 
 def test_a_legal_move_counts_however_the_answer_ended():
     """Two words of a longer answer that was cut off are still a move."""
-    (answer,) = draw_moves(
-        SaidSessions(say("Pe2 Pe4 because", stop_reason=StopReason.LENGTH)),
-        [chess.Board()],
-        decoding=Decoding(),
-        max_tokens=2,
-        rngs=[np.random.default_rng(0)],
-    )
+    given = answer(say("Pe2 Pe4 because", stop_reason=StopReason.LENGTH))
 
-    assert answer.move == chess.Move.from_uci("e2e4")
+    assert (given.move, given.failure) == (chess.Move.from_uci("e2e4"), None)
 
 
-@pytest.mark.parametrize(("output", "outcome"), CASES)
-def test_games_end_by_them(pool, output, outcome):
+@pytest.mark.parametrize(("said", "outcome"), CASES)
+def test_games_end_by_them(pool, said, outcome):
     """All lose and are counted apart as forfeits, but an error, which counts nowhere."""
-    model = SayingModel(choose=choose_nonsense, output=output)
+    model = SayingModel(choose=choose_nonsense, said=said)
     pairing = Pairing(
         opening=chess.Board().fen(),
         colour=chess.WHITE,
@@ -104,7 +99,7 @@ def test_games_end_by_them(pool, output, outcome):
 def test_a_refused_game_is_recorded_as_refused():
     """The outcome and what was said stay in the record."""
     refusal = CASES[2][0]
-    model = SayingModel(choose=choose_nonsense, output=refusal)
+    model = SayingModel(choose=choose_nonsense, said=refusal)
     task = ChessGames(opponents=("random",), processes=1, evaluation_nodes=None)
 
     records = list(task.run(model, split=Split.SELECT, samples=2, seed=0))
@@ -117,18 +112,14 @@ def test_games_that_are_over_outlive_a_failure(pool):
     """A provider that gives up in the middle takes no finished game along, and none is invented."""
     calls = []
 
-    class FailingSessions(SaidSessions):
-        def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
-            calls.append(len(rows))
+    @dataclass(frozen=True, kw_only=True)
+    class FailingModel(ScriptedModel):
+        def generate(self, requests):
+            calls.append(len(requests))
             if len(calls) > 1:
                 raise EndpointError("gone")
             # The first game's answer ends it, the second's does not.
             return [say("I resign"), say("Pe2 Pe4")]
-
-    @dataclass(frozen=True, kw_only=True)
-    class FailingModel(ScriptedModel):
-        def open_sessions(self, texts):
-            return FailingSessions(say(""))
 
     model = FailingModel(choose=choose_nonsense, decoding=Decoding(tries=1))
     pairings = [

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_notation import positions
 
 from holdback.errors import UnknownNameError
-from holdback.models.protocol import Format, Output, Presentation
+from holdback.models.protocol import Format, Presentation
 from holdback.tasks.chess.games import ChessGames
 from holdback.tasks.chess.notations import SAN
 from holdback.tasks.chess.positions import ChessPositions
@@ -177,21 +177,10 @@ def test_a_question_says_all_there_is_to_know():
 class SanModel(ScriptedModel):
     """Reads the FEN out of the question and answers in a sentence."""
 
-    def open_sessions(self, texts):
-        return SanSessions(self, texts)
-
-
-class SanSessions:
-    def __init__(self, model, texts):
-        self.model, self.texts = model, texts
-
-    def propose(self, rows, *, decoding, rngs, max_tokens, allowed=None):
-        assert max_tokens == 64
-        outputs = []
-        for row, rng in zip(rows, rngs, strict=True):
-            fen = self.texts[row].split("Position (FEN): ")[1].split("\n")[0]
-            outputs.append(Output(text=self.model.choose(chess.Board(fen), rng), logprob=-1.0))
-        return outputs
+    def answer(self, request):
+        assert request.max_tokens == 64
+        fen = request.prompt.split("Position (FEN): ")[1].split("\n")[0]
+        return self.choose(chess.Board(fen), np.random.default_rng(request.seed))
 
 
 def say_random_move(board, rng):

@@ -171,8 +171,8 @@ def test_it_plays_what_the_engine_says(pool):
         boards.append(board.copy())
         board.push(next(iter(board.legal_moves)))
 
-    outputs = player.open_sessions([player.render_board(b) for b in boards]).propose(
-        range(6), decoding=player.decoding, rngs=[np.random.default_rng(0)] * 6, max_tokens=2
+    outputs = player.generate(
+        [Request(prompt=player.render_board(b), max_tokens=2, seed=()) for b in boards]
     )
 
     searches = [Search(position=write_uci_position(b), nodes=200) for b in boards]

@@ -7,7 +7,7 @@ a request does not depend on who else is in the batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from holdback.errors import ConfigError
+from holdback.models.engine.constrained import ChoiceTree, grow_choices, mask_logits
 from holdback.models.engine.passes import find_context, heeds_masks
 from holdback.models.engine.row_cache import PrefixCache
 from holdback.models.engine.scoring import Limits, no_numbers
@@ -37,16 +38,25 @@ _TAIL_TOKENS = 8
 def generate_texts(
     model: LocalModel, requests: Sequence[Request], limits: Limits | None = None
 ) -> list[Generation]:
-    """Continue each request's prompt; see `models.protocol.TextModel.generate`.
+    """Continue each request's prompt; see `models.protocol.Model.generate`.
 
     Raises:
-        ConfigError: for a prompt that leaves no room in the model's context.
+        ConfigError: for a prompt that leaves no room in the model's context, or for `allowed`
+            without any continuation.
         CheckpointError: if the model gives no numbers.
     """
     limits = limits or Limits.of(model.weights.device)
-    texts = [_Text.start(model, request) for request in requests]
+    read = _tokenise(model, (request.prompt for request in requests))
+    choices = _tokenise(model, (text for request in requests for text in request.allowed or ()))
+    texts = [_Text.start(model, request, read[request.prompt], choices) for request in requests]
     _Desk(model, limits).serve(texts)
     return [text.finish(model) for text in texts]
+
+
+def _tokenise(model: LocalModel, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Tokens of each text, which is read once however often it is there."""
+    distinct = list(dict.fromkeys(texts))
+    return dict(zip(distinct, model.encode_all(distinct), strict=True))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -60,12 +70,20 @@ class _Text:
     rng: np.random.Generator
     drawn: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    place: ChoiceTree | None = None
+    """Among the choices, where only these may be drawn."""
     stopped: bool = False
-    """By an end token or a stop string, not for want of room."""
+    """By an end token, a stop string or the end of a choice, not for want of room."""
 
     @classmethod
-    def start(cls, model: LocalModel, request: Request) -> _Text:
-        prompt = model.encode(request.prompt) or [model.first_token]
+    def start(
+        cls,
+        model: LocalModel,
+        request: Request,
+        prompt: list[int],
+        choices: Mapping[str, Sequence[int]],
+    ) -> _Text:
+        prompt = prompt or [model.first_token]
         context = find_context(model.weights)
         if request.max_tokens < 1:
             raise ConfigError(
@@ -76,18 +94,31 @@ class _Text:
                 f"checkpoint {model.name!r} reads {context} tokens, got a prompt of {len(prompt)},"
                 " which leaves no room for an answer; use fewer shots or a shorter prompt"
             )
+        place = None
+        if request.allowed is not None:
+            if not request.allowed:
+                raise ConfigError("constrained decoding: expected allowed continuations, got none")
+            place = grow_choices(choices[text] for text in request.allowed)
         return cls(
             request=request,
             prompt=prompt,
             room=min(request.max_tokens, (context or 1 << 62) - len(prompt)),
             rng=np.random.default_rng(request.seed),
+            place=place,
         )
 
     def take(self, token: int, logprob: float, model: LocalModel) -> bool:
         """Append a token; tell whether the text has ended."""
+        if self.place is not None:
+            if token not in self.place.following:
+                # Only behind a whole choice can it be drawn, and it is no part of that.
+                self.stopped = True
+                return True
+            self.place = self.place.following[token]
         self.drawn.append(token)
         self.logprobs.append(logprob)
-        self.stopped = token in model.end_tokens or self._ends_in_stop(model)
+        chosen = self.place is not None and not self.place.following
+        self.stopped = chosen or token in model.end_tokens or self._ends_in_stop(model)
         return self.stopped or len(self.drawn) == self.room
 
     def _ends_in_stop(self, model: LocalModel) -> bool:
@@ -153,39 +184,64 @@ class _Desk:
             return len(text.prompt) - (len(shared.tokens) if shared else 0)
 
         batch: list[tuple[int, _Text, _Beginning | None]] = []
+        prompts: set[str] = set()
         for entry in sorted(entering, key=lambda entry: -new(entry)):
-            if batch and (len(batch) + 1) * new(batch[0]) > self._limits.tokens:
+            prompts.add(entry[1].request.prompt)
+            if batch and len(prompts) * new(batch[0]) > self._limits.tokens:
                 yield batch
-                batch = []
+                batch, prompts = [], {entry[1].request.prompt}
             batch.append(entry)
         if batch:
             yield batch
 
     def _enter(self, batch: Sequence[tuple[int, _Text, _Beginning | None]]) -> None:
-        new = []
+        """Read each prompt once, for all that is drawn from it."""
+        new: dict[int, list[int]] = {}
+        source: dict[int, int] = {}
+        reader: dict[str, int] = {}
         for row, text, shared in batch:
-            self._rows.add(row, None if shared is None else shared.read())
-            new.append(text.prompt[0 if shared is None else len(shared.tokens) :])
             self._active[row] = text
-        self._advance([row for row, _, _ in batch], new)
+            source[row] = reader.setdefault(text.request.prompt, row)
+            if source[row] == row:
+                self._rows.add(row, None if shared is None else shared.read())
+                new[row] = text.prompt[0 if shared is None else len(shared.tokens) :]
+        logits = self._read(list(new), list(new.values()))
+        if len(new) < len(batch):
+            copies = [row for row in source if row not in new]
+            self._rows.fork([source[row] for row in copies], copies)
+            at = {row: index for index, row in enumerate(new)}
+            logits = logits[[at[row] for row in source.values()]]
+        self._draw(list(source), logits)
 
     def _step(self) -> None:
         rows = list(self._active)
-        self._advance(rows, [self._active[row].drawn[-1:] for row in rows])
+        self._draw(rows, self._read(rows, [self._active[row].drawn[-1:] for row in rows]))
 
-    def _advance(self, rows: list[int], new: Sequence[Sequence[int]]) -> None:
+    def _read(self, rows: list[int], new: Sequence[Sequence[int]]) -> torch.Tensor:
         logits = self._rows.read(rows, new)
         self._rows.commit(rows, [len(part) for part in new])
+        return logits.float()
+
+    def _draw(self, rows: list[int], logits: torch.Tensor) -> None:
         temperature = self._model.decoding.temperature
         texts = [self._active[row] for row in rows]
+        if any(text.place for text in texts):
+            logits = mask_logits(logits, [text.place for text in texts])
         draws = None if temperature == 0 else np.array([text.rng.random() for text in texts])
-        tokens, logprobs = draw_tokens(logits.float(), temperature, draws)
+        tokens, logprobs = draw_tokens(logits, temperature, draws)
         if np.isnan(logprobs).any():
             raise no_numbers(self._model)
-        for row, text, token, logprob in zip(rows, texts, tokens, logprobs, strict=True):
-            if text.take(int(token), float(logprob), self._model):
-                del self._active[row]
-                self._rows.drop(row)
+        ended = [
+            row
+            for row, text, token, logprob in zip(
+                rows, texts, tokens.tolist(), logprobs.tolist(), strict=True
+            )
+            if text.take(token, logprob, self._model)
+        ]
+        # The last first: rows that end together then move none of each other.
+        for row in reversed(ended):
+            del self._active[row]
+            self._rows.drop(row)
 
 
 class _Beginning:

@@ -104,6 +104,18 @@ class RowCache(Cache):  # type: ignore[misc]
                 buffer[slot, :, : prefix.length] = own[0]
         self._lengths[slot] = prefix.length
 
+    def fork(self, sources: Sequence[int], rows: Sequence[int]) -> None:
+        """Start a row a source, with what the source has committed."""
+        for row in rows:
+            self.add(row)
+        old = [self._slots[source] for source in sources]
+        new = [self._slots[row] for row in rows]
+        self._lengths[new] = self._lengths[old]
+        width = int(self._lengths[old].max())
+        for layer, held in list(self._buffers.items()):
+            for buffer in self._make_room(layer, *held, width=width):
+                buffer[new, :, :width] = buffer[old, :, :width]
+
     def drop(self, row: int) -> None:
         """Forget a row. The last row moves into its slot, so that rows stay contiguous."""
         slot = self._slots.pop(row)
@@ -142,8 +154,7 @@ class RowCache(Cache):  # type: ignore[misc]
 
     def commit(self, rows: Sequence[int], counts: Sequence[int]) -> None:
         """Make the first `counts` tokens of the last pass part of the rows' texts."""
-        for row, count in zip(rows, counts, strict=True):
-            self._lengths[self._slots[row]] += count
+        self._lengths[[self._slots[row] for row in rows]] += torch.tensor(counts)
 
     def update(
         self,

@@ -29,6 +29,10 @@ class TextRows(Protocol):
         """Make the first `counts` tokens of the last reading part of the rows' texts."""
         ...
 
+    def fork(self, sources: Sequence[int], rows: Sequence[int]) -> None:
+        """Start a row a source, with what the source has committed."""
+        ...
+
     def drop(self, row: int) -> None:
         """Forget a row."""
         ...
@@ -80,6 +84,10 @@ class CachedRows:
         """Make the first `counts` tokens of the last reading part of the rows' texts."""
         self._cache.commit(rows, counts)
 
+    def fork(self, sources: Sequence[int], rows: Sequence[int]) -> None:
+        """Start a row a source, with what the source has committed."""
+        self._cache.fork(sources, rows)
+
     def drop(self, row: int) -> None:
         """Forget a row."""
         self._cache.drop(row)
@@ -110,6 +118,11 @@ class PlainRows:
         """Make the first `counts` tokens of the last reading part of the rows' texts."""
         for row, count in zip(rows, counts, strict=True):
             self._texts[row] += self._read[row][:count]
+
+    def fork(self, sources: Sequence[int], rows: Sequence[int]) -> None:
+        """Start a row a source, with what the source has committed."""
+        for source, row in zip(sources, rows, strict=True):
+            self._texts[row] = list(self._texts[source])
 
     def drop(self, row: int) -> None:
         """Forget a row."""

@@ -19,13 +19,16 @@ from holdback.models.protocol import Model
 from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.notations import WORDS, Notation
 from holdback.tasks.chess.opponents import Opponent, get_opponent
-from holdback.tasks.chess.prompts import choose_notation, draw_moves, render_prompt
+from holdback.tasks.chess.prompts import draw_moves
 
 if TYPE_CHECKING:
     import chess
 
 PREFIX_PLAYER = "sf300"
 """Who plays the first moves, of both sides alike, where the presentation asks for it."""
+
+# Streams of a game's seed, one for each player.
+_MODEL, _OPPONENT = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,9 +226,7 @@ class _Game:
 
         self.pairing = pairing
         self.board = chess.Board(pairing.opening)
-        model_seed, opponent_seed = np.random.SeedSequence(pairing.seed).spawn(2)
-        self.model_rng = np.random.default_rng(model_seed)
-        self.engine_rng = np.random.default_rng(opponent_seed)
+        self.engine_rng = np.random.default_rng((*pairing.seed, _OPPONENT))
         self.stand_in = stand_in
         self.plays_all = prefix_plies is None
         self.stood_in = 0
@@ -330,24 +331,18 @@ class _Table:
     def _move_model(self, games: Sequence[_Game]) -> None:
         if self.model is None:
             raise ValueError("no model is at the table")
-        notation = choose_notation(self.model, self.notation)
-        asked_in = self.model.presentation.format
-        prompts = [render_prompt(self.model, game.board, notation) for game in games]
-        sessions = self.model.open_sessions(prompts)
         answers = draw_moves(
-            sessions,
+            self.model,
             [game.board for game in games],
-            decoding=self.model.decoding,
-            max_tokens=self.max_tokens or notation.count_tokens(asked_in),
-            rngs=[game.model_rng for game in games],
-            notation=notation,
-            format=asked_in,
+            seeds=[(*game.pairing.seed, _MODEL, len(game.board.move_stack)) for game in games],
+            notation=self.notation,
+            max_tokens=self.max_tokens,
         )
-        for game, prompt, answer in zip(games, prompts, answers, strict=True):
+        for game, answer in zip(games, answers, strict=True):
             if answer.error:
                 game.fail(EngineError(answer.error))
                 continue
-            turn = Turn(prompt, answer.text, answer.move, answer.tries, answer.logprob)
+            turn = Turn(answer.prompt, answer.text, answer.move, answer.tries, answer.logprob)
             game.turns.append(turn)
             self._evaluate(game, turn, "before")
             if answer.move is None:

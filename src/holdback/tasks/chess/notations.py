@@ -60,6 +60,10 @@ class Notation(Protocol):
         """Tell whether an answer names any move, of this position or another."""
         ...
 
+    def is_filled(self, text: str, format: Format) -> bool:
+        """Tell whether an answer is as long as a move, so that what follows is not looked at."""
+        ...
+
 
 class _Words:
     """The shipped lineage's notation: two words a move, the side to move always White."""
@@ -91,6 +95,9 @@ class _Words:
         # Whose move it would be makes no difference to whether it is one.
         return notation.read_move(text, True) is not None
 
+    def is_filled(self, text: str, format: Format) -> bool:
+        return len(text.split()) >= notation.MAX_MOVE_WORDS
+
 
 class _San:
     """FEN and standard algebraic notation."""
@@ -116,6 +123,10 @@ class _San:
 
     def names_move(self, text: str) -> bool:
         return san.names_move(text)
+
+    def is_filled(self, text: str, format: Format) -> bool:
+        # A record goes on for ever; a chat's sentence may have its move at the end.
+        return format is Format.COMPLETION and len(text.split()) > 1
 
 
 WORDS: Notation = _Words()

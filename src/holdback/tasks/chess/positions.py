@@ -167,8 +167,6 @@ class ChessPositions:
         """
         import chess
 
-        notation = choose_notation(model, get_notation(self.notation))
-        asked_in = model.presentation.format
         chosen = self._choose(split, samples, seed)
         kept = {position.number for position in chosen[:KEPT_PROMPTS]}
         stored = {record.sample_id for record in done}
@@ -176,18 +174,15 @@ class ChessPositions:
         for start in range(0, len(missing), self.rows):
             batch = missing[start : start + self.rows]
             boards = [chess.Board(position.fen) for position in batch]
-            prompts = [render_prompt(model, board, notation) for board in boards]
             answers = draw_moves(
-                model.open_sessions(prompts),
+                model,
                 boards,
-                decoding=model.decoding,
-                max_tokens=self.max_tokens or notation.count_tokens(asked_in),
-                rngs=[np.random.default_rng((seed, 2, position.number)) for position in batch],
-                notation=notation,
-                format=asked_in,
+                seeds=[(seed, 2, position.number) for position in batch],
+                notation=get_notation(self.notation),
+                max_tokens=self.max_tokens,
             )
-            for position, prompt, answer in zip(batch, prompts, answers, strict=True):
-                asked = keep_prompt(model, prompt) if position.number in kept else {}
+            for position, answer in zip(batch, answers, strict=True):
+                asked = keep_prompt(model, answer.prompt) if position.number in kept else {}
                 yield _record(split, position, answer, asked)
 
     def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
@@ -404,10 +399,7 @@ def _record(
 ) -> SampleRecord:
     worth = 0.0 if answer.move is None else position.values[answer.move.uci()]
     lost = round(position.best - worth, 4)
-    if answer.move is None:
-        outcome = answer.failure
-    else:
-        outcome = Outcome.CORRECT if lost <= WITHIN else Outcome.WRONG
+    outcome = answer.failure or (Outcome.CORRECT if lost <= WITHIN else Outcome.WRONG)
     # What the player did not do says nothing about it.
     said = {"error": answer.error} if answer.error else {"lost": lost}
     return SampleRecord(

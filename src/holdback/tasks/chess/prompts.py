@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-
-from holdback.models.protocol import Decoding, Format, Model, Output, Sessions, StopReason
+from holdback.models.protocol import Format, Generation, Model, Request, StopReason
 from holdback.tasks.chess.notations import WORDS, Notation
 from holdback.tasks.task import Conversation, Outcome
 from holdback.tasks.text.prompts import begin_text, render_chat
@@ -77,6 +76,8 @@ def write_messages(
 class Answer:
     """What came of asking a model for a move."""
 
+    prompt: str
+    """What it was asked, as rendered."""
     text: str
     """The chosen draw, or the last one if none could be played."""
     move: chess.Move | None
@@ -84,91 +85,98 @@ class Answer:
     tries: int
     logprob: float
     """Of the draw in `text`, in nats at temperature 1; NaN where a provider keeps it."""
-    stop_reason: StopReason = StopReason.STOP
-    named: bool = False
-    """Whether a draw that could not be played named a move all the same, of another position."""
+    failure: Outcome | None = None
+    """Why no draw could be played: the last one was another position's move, or no move."""
     error: str = ""
     """Why nothing was answered, where that is no doing of the player's."""
 
-    @property
-    def failure(self) -> Outcome:
-        """Why nothing could be played: the last draw was another position's move, or no move."""
-        if self.error:
-            return Outcome.ERRORED
-        if self.stop_reason is StopReason.REFUSED or is_refusal(self.text):
-            return Outcome.REFUSED
-        if self.named:
-            return Outcome.ILLEGAL
-        return Outcome.TRUNCATED if self.stop_reason is StopReason.LENGTH else Outcome.UNPARSED
-
 
 def draw_moves(
-    sessions: Sessions,
+    model: Model,
     boards: Sequence[chess.Board],
     *,
-    decoding: Decoding,
-    max_tokens: int,
-    rngs: Sequence[np.random.Generator],
+    seeds: Sequence[tuple[int, ...]],
     notation: Notation = WORDS,
-    format: Format = Format.CHAT,
+    max_tokens: int | None = None,
 ) -> list[Answer]:
-    """Ask for a legal move of each board, as often as `decoding.tries` allows.
+    """Ask for a legal move of each board, as often as the model's `decoding.tries` allows.
 
     With `decoding.votes` a try is that many draws, and the most frequent legal move of them is
     played, the one drawn first among equals.
 
     Args:
-        sessions: One row a board, opened on its prompt.
+        model: With the presentation and the decoding in which it is asked.
         boards: Positions, each with the model to move.
-        decoding: Tries, votes, temperature, and whether only legal moves may be generated.
-        max_tokens: Longest answer.
-        rngs: One generator a board.
-        notation: In which the answers are read.
-        format: In which the prompts were rendered.
+        seeds: One a board; each draw's is that and its number, so that none depends on the batch.
+        notation: Of prompts and answers, but for players that read boards.
+        max_tokens: Longest answer; what the notation takes by default.
     """
-    allowed = [
-        [notation.write_answer(board, move, format) for move in board.legal_moves]
+    notation = choose_notation(model, notation)
+    decoding, format = model.decoding, model.presentation.format
+    max_tokens = max_tokens or notation.count_tokens(format)
+    prompts = [render_prompt(model, board, notation) for board in boards]
+
+    def request(i: int, draw: int) -> Request:
+        return Request(
+            prompt=prompts[i],
+            max_tokens=max_tokens,
+            seed=(*seeds[i], draw),
+            allowed=allowed[i] if decoding.constrained else None,
+        )
+
+    allowed = {
+        i: tuple(notation.write_answer(board, move, format) for move in board.legal_moves)
+        for i, board in enumerate(boards)
         if decoding.constrained
-        else []
-        for board in boards
-    ]
+    }
     answers: dict[int, Answer] = {}
     unanswered = list(range(len(boards)))
-    for tries in range(1, decoding.tries + 1):
-        entries = [i for i in unanswered for _ in range(decoding.votes)]
-        outputs = sessions.propose(
-            entries,
-            decoding=decoding,
-            rngs=[rngs[i] for i in entries],
-            max_tokens=max_tokens,
-            allowed=[allowed[i] for i in entries] if decoding.constrained else None,
-        )
-        draws: dict[int, list[Output]] = {i: [] for i in unanswered}
-        for i, output in zip(entries, outputs, strict=True):
-            draws[i].append(output)
-        for i in unanswered:
-            answers[i] = _choose(draws[i], boards[i], tries, notation)
-        unanswered = [i for i in unanswered if answers[i].move is None]
+    for tries in range(decoding.tries):
         if not unanswered:
             break
+        numbers = range(tries * decoding.votes, (tries + 1) * decoding.votes)
+        drawn = iter(model.generate([request(i, n) for i in unanswered for n in numbers]))
+        for i in unanswered:
+            draws = [next(drawn) for _ in numbers]
+            answers[i] = _choose(prompts[i], draws, boards[i], tries + 1, notation, format)
+        unanswered = [i for i in unanswered if answers[i].move is None]
     return [answers[i] for i in range(len(boards))]
 
 
-def _choose(draws: Sequence[Output], board: chess.Board, tries: int, notation: Notation) -> Answer:
+def _choose(
+    prompt: str,
+    draws: Sequence[Generation],
+    board: chess.Board,
+    tries: int,
+    notation: Notation,
+    format: Format,
+) -> Answer:
     said = [split_thought(draw.text)[1] or "" for draw in draws]
-    read = [notation.find_move(board, text) for text in said]
-    votes = Counter(move for move in read if move is not None)
-    if not votes:
-        last = draws[-1]
-        return Answer(
-            text=last.text,
-            move=None,
-            tries=tries,
-            logprob=last.logprob,
-            stop_reason=last.stop_reason,
-            named=notation.names_move(said[-1]),
-            error=last.error,
-        )
-    move = votes.most_common(1)[0][0]
-    chosen = draws[read.index(move)]
-    return Answer(text=chosen.text, move=move, tries=tries, logprob=chosen.logprob)
+    moves = [notation.find_move(board, text) for text in said]
+    votes = Counter(move for move in moves if move is not None)
+    move = votes.most_common(1)[0][0] if votes else None
+    at = moves.index(move) if move is not None else -1
+    chosen = draws[at]
+    return Answer(
+        prompt=prompt,
+        text=chosen.text,
+        move=move,
+        tries=tries,
+        logprob=math.fsum(chosen.logprobs) if chosen.logprobs else math.nan,
+        failure=_explain(chosen, said[at], notation, format) if move is None else None,
+        error=chosen.error if move is None else "",
+    )
+
+
+def _explain(draw: Generation, said: str, notation: Notation, format: Format) -> Outcome:
+    """Tell why a draw is no move of its position."""
+    if draw.error:
+        return Outcome.ERRORED
+    if draw.stop_reason is StopReason.REFUSED or is_refusal(draw.text):
+        return Outcome.REFUSED
+    if notation.names_move(said):
+        return Outcome.ILLEGAL
+    # Where the place for a move is filled, more tokens would have brought none.
+    if draw.stop_reason is StopReason.LENGTH and not notation.is_filled(said, format):
+        return Outcome.TRUNCATED
+    return Outcome.UNPARSED

@@ -17,16 +17,15 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-import numpy as np
-
 from holdback.errors import CheckpointError, ConfigError, EngineError, UnknownNameError
 from holdback.ids import parse_id
 from holdback.lineage import Checkpoint
-from holdback.models.protocol import Decoding, Output, Presentation
+from holdback.models.protocol import Decoding, Generation, Presentation, Request, StopReason
 from holdback.tasks.chess.engine import (
     Analysis,
     EnginePool,
@@ -143,48 +142,18 @@ class UciPlayer:
         """Write the position as UCI's `position` command wants it, with the moves before it."""
         return write_uci_position(board)
 
-    def open_sessions(self, texts: Sequence[str]) -> UciSessions:
-        """Start one session a position, each as `render_board` writes it."""
-        return UciSessions(self, texts)
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Ask for one move for each position, in the words that models answer in.
 
-
-class UciSessions:
-    """Positions that an engine is asked about; see `models.protocol.Sessions`."""
-
-    def __init__(self, player: UciPlayer, positions: Sequence[str]) -> None:
-        self._player = player
-        self._positions = list(positions)
-
-    def extend(self, texts: Mapping[int, str]) -> None:
-        """Replace positions: a UCI position with more moves is another text, not a longer one."""
-        for row, text in texts.items():
-            self._positions[row] = text
-
-    def close(self, rows: Sequence[int]) -> None:
-        """Do nothing: no row holds anything."""
-
-    def propose(
-        self,
-        rows: Sequence[int],
-        *,
-        decoding: Decoding,
-        rngs: Sequence[np.random.Generator],
-        max_tokens: int,
-        allowed: Sequence[Sequence[str]] | None = None,
-    ) -> list[Output]:
-        """Ask for one move for each of `rows`, in the words that models answer in.
-
-        The engine rolls its own dice, if it does: `rngs` have no effect.
+        The engine rolls its own dice, if it does: seeds have no effect.
 
         Raises:
             EngineError: if no engine can be started any more.
         """
-        searches = [Search(position=self._positions[row], **self._player.limits) for row in rows]
-        answers = self._player.engines.ask(searches)
-        return [
-            _write_output(self._positions[row], answer)
-            for row, answer in zip(rows, answers, strict=True)
-        ]
+        positions = [request.prompt for request in requests]
+        searches = [Search(position=position, **self.limits) for position in positions]
+        answers = self.engines.ask(searches)
+        return [_write_answer(*pair) for pair in zip(positions, answers, strict=True)]
 
 
 class Engines:
@@ -399,12 +368,13 @@ def _check_value(option: _Option, value: str, checkpoint: Checkpoint) -> None:
         )
 
 
-def _write_output(position: str, answer: Analysis | EngineError) -> Output:
+def _write_answer(position: str, answer: Analysis | EngineError) -> Generation:
     """Write a move as models do: two words. What is no move stays as the engine said it."""
     import chess
 
+    said = partial(Generation, logprobs=(), stop_reason=StopReason.STOP, tokens=0)
     if isinstance(answer, EngineError):
-        return Output(text="", logprob=math.nan, error=str(answer))
+        return said(text="", error=str(answer))
     root, _, moves = position.removeprefix("fen ").partition(" moves ")
     board = chess.Board(root)
     for move in moves.split():
@@ -413,7 +383,7 @@ def _write_output(position: str, answer: Analysis | EngineError) -> Output:
     # What is no move is shown as the answer that could not be read.
     with contextlib.suppress(ValueError):
         text = write_move(board, chess.Move.from_uci(text))
-    return Output(text=text, logprob=math.nan)
+    return said(text=text)
 
 
 def _refuse(name: str, why: str) -> ConfigError:
