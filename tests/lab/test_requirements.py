@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from holdback.models.local import load_model
+from holdback.models.protocol import Request
 from holdback.statistics.estimate import Estimate
 from holdback.tasks.chess.notation import MAX_MOVE_WORDS
 from holdback.tasks.chess.opponents import LADDER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from holdback.elicitation.technique import make_technique
 from holdback.errors import CheckpointError
 from holdback.lineage import Checkpoint, Stage
 from holdback.models.loading import load_weights
-from holdback.models.protocol import Decoding
+from holdback.models.protocol import Decoding, Request
 from holdback.models.registry import identify_checkpoint, load_checkpoint
 from holdback.plan import Rung
 from holdback.tasks.chess.games import ChessGames
@@ -54,26 +56,20 @@ def continue_plainly(model, text: str, tokens: int) -> tuple[str, float]:
     return model.tokenizer.decode(ids[start:]), total
 
 
-def test_sessions_are_plain_forward_passes(model):
-    """Games in lock step, of unequal length and growing, get what the whole text alone gets.
+def test_answers_are_plain_forward_passes(model):
+    """Texts of unequal length in a batch get what the whole text alone gets.
 
     Gemma's soft caps and windows and Mistral's window, both shorter than the texts, are heeded.
     """
     texts = ["<bos>EPD w - - ke8 Ke1 bm", "<bos>" + "EPD w - - ke8 Ke1 Pe2 bm " * 3, "<bos>Pe4"]
-    sessions = model.open_sessions(texts)
+    greedy = replace(model, decoding=Decoding(temperature=0))
     for _ in range(3):
-        outputs = sessions.propose(
-            [0, 1, 2],
-            decoding=Decoding(temperature=0),
-            rngs=[np.random.default_rng(i) for i in range(3)],
-            max_tokens=3,
-        )
-        for row, output in enumerate(outputs):
-            text, logprob = continue_plainly(model, texts[row], 3)
+        answers = greedy.generate([Request(prompt=t, max_tokens=3, seed=(0,)) for t in texts])
+        for prompt, answer in zip(texts, answers, strict=True):
+            text, logprob = continue_plainly(model, prompt, 3)
             if "<eos>" not in text:
-                assert output.text == text
-                assert output.logprob == pytest.approx(logprob, abs=1e-4)
-        sessions.extend({row: " Pe2 Pe4" * (row + 1) for row in range(3)})
+                assert answer.text == text
+                assert sum(answer.logprobs) == pytest.approx(logprob, abs=1e-4)
         texts = [text + " Pe2 Pe4" * (row + 1) for row, text in enumerate(texts)]
 
 

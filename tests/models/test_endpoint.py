@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -608,30 +607,26 @@ def test_endpoints_without_prompt_logprobs_say_so():
         reach(script, chat=False).score([SKY])
 
 
-# Sessions
+# Draws
 
 
-def test_sessions_draw_with_each_rows_own_generator():
-    """A row named twice is drawn twice; a generator gives the same seeds in any company."""
+def test_draws_have_seeds_of_their_own_and_no_constraints():
+    """A seed is sent as the same number in any company; what needs the weights here is refused."""
     with serve(lambda received: chat_reply(f"seed {received.body['seed']}")) as script:
         model = reach(script, temperature=0.5)
-        texts = [
+        first, other = (
             model.render_chat([{"role": "user", "content": c}], answer_next=True) for c in "ab"
-        ]
-        sessions = model.open_sessions(texts)
-        rngs = [np.random.default_rng(n) for n in (1, 1, 2)]
-        outputs = sessions.propose([0, 0, 1], decoding=model.decoding, rngs=rngs, max_tokens=4)
-        alone = model.open_sessions(texts[1:]).propose(
-            [0], decoding=model.decoding, rngs=[np.random.default_rng(2)], max_tokens=4
         )
+        one = Request(prompt=first, max_tokens=4, seed=(1,))
+        two = Request(prompt=other, max_tokens=4, seed=(2,))
+        answers = model.generate([one, one, two])
+        (alone,) = model.generate([two])
         with pytest.raises(ConfigError, match="constrained decoding needs"):
-            sessions.propose(
-                [0], decoding=model.decoding, rngs=rngs[:1], max_tokens=4, allowed=[["a"]]
-            )
+            model.generate([replace(one, allowed=("a",))])
 
-    assert outputs[0].text == outputs[1].text
-    assert outputs[2].text == alone[0].text != outputs[0].text
-    assert math.isnan(outputs[0].logprob)
+    assert answers[0].text == answers[1].text
+    assert answers[2].text == alone.text != answers[0].text
+    assert answers[0].logprobs == ()
 
 
 # Loading

@@ -1,6 +1,8 @@
-"""Sessions give what a plain forward pass over the whole text gives."""
+"""Answers are what a plain forward pass over the whole text gives."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import chess
 import numpy as np
@@ -8,11 +10,10 @@ import pytest
 import torch
 from tiny_chess import load_tiny
 
-from holdback.models.protocol import Decoding
+from holdback.errors import ConfigError
+from holdback.models.protocol import Decoding, Request, StopReason
 from holdback.tasks.chess.notation import write_move, write_position
 from holdback.tasks.chess.prompts import write_messages
-
-GREEDY = Decoding(temperature=0)
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +40,30 @@ def continue_plainly(model, text: str, tokens: int) -> tuple[str, float]:
     return model.tokenizer.decode(drawn), total
 
 
-def rngs(n: int) -> list[np.random.Generator]:
-    return [np.random.default_rng(i) for i in range(n)]
+def draw(model, prompts, *, temperature=0.0, max_tokens=2, allowed=None):
+    """Continue prompts, each with the seed of its place."""
+    asked = replace(model, decoding=Decoding(temperature=temperature))
+    return asked.generate(
+        [
+            Request(prompt=prompt, max_tokens=max_tokens, seed=(at,), allowed=allowed)
+            for at, prompt in enumerate(prompts)
+        ]
+    )
 
 
-def test_rows_of_unequal_length_equal_plain_forward_passes_as_rows_leave(model):
-    """Every proposal equals the cacheless one, whatever the other rows' lengths and departures."""
+def test_rows_of_unequal_length_equal_plain_forward_passes(model):
+    """Every answer equals the cacheless one, whatever the others' lengths, and twins agree."""
     after_e4 = chess.Board()
     after_e4.push_uci("e2e4")
     bare = chess.Board("8/8/4k3/8/8/4K3/4P3/8 w - - 0 1")
-    texts = [start_text(board) for board in (chess.Board(), bare, after_e4)]
-    sessions = model.open_sessions(texts)
-    live = [0, 1, 2]
-    for step in range(6):
-        if step == 2:
-            sessions.close([0])
-            live = [1, 2]
-        outputs = sessions.propose(live, decoding=GREEDY, rngs=rngs(len(live)), max_tokens=2)
-        for row, output in zip(live, outputs, strict=True):
-            text, logprob = continue_plainly(model, texts[row], 2)
-            assert output.text == text
-            assert output.logprob == pytest.approx(logprob, abs=1e-4)
-        # What is appended need not be what was proposed.
-        grown = {row: " Pe2 Pe4" if row % 2 else f" {outputs[-1].text}" for row in live}
-        sessions.extend(grown)
-        for row, text in grown.items():
-            texts[row] += text
+    texts = [start_text(board) for board in (chess.Board(), bare, after_e4, bare, bare)]
+    for _ in range(4):
+        answers = draw(model, texts)
+        for text, answer in zip(texts, answers, strict=True):
+            said, logprob = continue_plainly(model, text, 2)
+            assert answer.text == said
+            assert sum(answer.logprobs) == pytest.approx(logprob, abs=1e-4)
+        texts = [f"{text} {answer.text}" for text, answer in zip(texts, answers, strict=True)]
 
 
 def test_a_choice_that_begins_another_leaves_both_to_the_model(model):
@@ -77,70 +76,64 @@ def test_a_choice_that_begins_another_leaves_both_to_the_model(model):
     # Sharper than the tiny model is, so that neither is rare.
     temperature = 0.3
     share = float(torch.softmax(after.double() / temperature, -1)[token])
-    sessions = model.open_sessions([text] * n)
+    allowed = (first, f"{first} {second}")
 
-    outputs = sessions.propose(
-        range(n),
-        decoding=Decoding(temperature=temperature),
-        rngs=rngs(n),
-        max_tokens=4,
-        allowed=[[first, f"{first} {second}"]] * n,
-    )
-    texts = [output.text for output in outputs]
+    answers = draw(model, [text] * n, temperature=temperature, max_tokens=4, allowed=allowed)
 
-    assert set(texts) == {first, f"{first} {second}"}
+    texts = [answer.text for answer in answers]
+    assert set(texts) == set(allowed)
+    assert {answer.stop_reason for answer in answers} == {StopReason.STOP}
     longer = texts.count(f"{first} {second}") / n
     assert abs(longer - share) < 4 * (share * (1 - share) / n) ** 0.5
 
 
-def test_constrained_proposals_are_always_allowed(model):
+def test_constrained_answers_are_always_allowed(model):
     """Constrained decoding cannot leave the list, and reaches every entry of it."""
     board = chess.Board()
-    moves = [write_move(board, move) for move in board.legal_moves]
-    sessions = model.open_sessions([start_text(board)])
-    n = 400
+    moves = tuple(write_move(board, move) for move in board.legal_moves)
 
-    outputs = sessions.propose(
-        [0] * n,
-        decoding=Decoding(temperature=1.0),
-        rngs=rngs(n),
-        max_tokens=2,
-        allowed=[moves] * n,
-    )
+    answers = draw(model, [start_text(board)] * 400, temperature=1.0, allowed=moves)
 
-    assert {output.text for output in outputs} == set(moves)
+    assert {answer.text for answer in answers} == set(moves)
+    with pytest.raises(ConfigError, match="expected allowed continuations, got none"):
+        draw(model, [start_text(board)], allowed=())
+
+
+def test_constrained_and_free_answers_share_a_batch(model):
+    """Whoever is bound binds nobody else."""
+    text = start_text(chess.Board())
+    asked = replace(model, decoding=Decoding(temperature=0))
+    bound = Request(prompt=text, max_tokens=2, seed=(0,), allowed=("Pa2 Pa3",))
+    free = replace(bound, allowed=None)
+
+    mixed = asked.generate([bound, free, bound])
+
+    assert [answer.text for answer in mixed] == ["Pa2 Pa3", draw(model, [text])[0].text, "Pa2 Pa3"]
 
 
 def test_a_draw_depends_on_its_own_seed_only(model):
-    """The same row and seed give the same draw, alone or in a batch."""
-    texts = [start_text(chess.Board())] * 4
-    hot = Decoding(temperature=1.0)
-    together = model.open_sessions(texts).propose(
-        [0, 1, 2, 3], decoding=hot, rngs=rngs(4), max_tokens=2
-    )
+    """The same prompt and seed give the same draw, alone or in a batch."""
+    hot = replace(model, decoding=Decoding(temperature=1.0))
+    requests = [Request(prompt=start_text(chess.Board()), max_tokens=2, seed=(n,)) for n in (0, 1)]
 
-    alone = [
-        model.open_sessions(texts[:1]).propose([0], decoding=hot, rngs=[rng], max_tokens=2)[0]
-        for rng in rngs(4)
-    ]
+    together = hot.generate(requests * 2)
+    alone = [hot.generate([request])[0] for request in requests * 2]
 
-    assert [output.text for output in alone] == [output.text for output in together]
+    assert [answer.text for answer in alone] == [answer.text for answer in together]
 
 
 def test_temperature_samples_the_softmax(model):
     """At temperature 1 the frequencies of first words match the model's probabilities."""
     text = start_text(chess.Board())
     n = 4000
-    outputs = model.open_sessions([text]).propose(
-        [0] * n, decoding=Decoding(temperature=1.0), rngs=rngs(n), max_tokens=1
-    )
+    answers = draw(model, [text] * n, temperature=1.0, max_tokens=1)
     with torch.no_grad():
         expected = model.weights(torch.tensor([model.encode(text)])).logits[0, -1].softmax(-1)
     likeliest = int(expected.argmax())
     word = model.tokenizer.decode([likeliest])
     p = float(expected[likeliest])
 
-    share = np.mean([output.text == word for output in outputs])
+    share = np.mean([answer.text == word for answer in answers])
 
     assert share == pytest.approx(p, abs=4 * (p * (1 - p) / n) ** 0.5 + 1e-3)
 

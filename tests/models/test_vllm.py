@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from tiny_models import save_model
@@ -127,23 +126,12 @@ def test_it_gives_what_the_same_weights_give(fake_vllm):
     assert len(LLM.started) == 1
 
 
-def test_sessions_answer_and_refuse_constraints(fake_vllm):
-    """A turn of a game is drawn; constrained decoding says what it would need."""
-    model = load_greedy(f"vllm/{MODEL}")
-    sessions = model.open_sessions([POSITION])
-    rngs = [np.random.default_rng(0)]
+def test_constraints_are_refused(fake_vllm):
+    """Constrained decoding says what it would need."""
+    request = Request(prompt=POSITION, max_tokens=2, seed=(0,), allowed=("Ke1 Kf2",))
 
-    (output,) = sessions.propose([0], decoding=model.decoding, rngs=rngs, max_tokens=2)
-    sessions.extend({0: f" {output.text}"})
-    (following,) = sessions.propose([0], decoding=model.decoding, rngs=rngs, max_tokens=1)
-
-    assert len(output.text.split()) == 2
-    assert output.logprob < 0
-    assert following.text != output.text
     with pytest.raises(ConfigError, match="constrained decoding needs"):
-        sessions.propose(
-            [0], decoding=model.decoding, rngs=rngs, max_tokens=2, allowed=[["Ke1 Kf2"]]
-        )
+        load_greedy(f"vllm/{MODEL}").generate([request])
 
 
 def test_an_adapter_goes_with_every_request(fake_vllm):

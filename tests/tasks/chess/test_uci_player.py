@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import chess
-import numpy as np
 import pytest
 from chess_players import write_mortal_engine
 from throwing_engine import write_throwing_engine
@@ -16,7 +15,7 @@ from holdback.audit import prepare, run_audit
 from holdback.audit.signs.behaviour import Player, find_signatures
 from holdback.errors import CheckpointError, ConfigError, EngineError, UnknownNameError
 from holdback.lineage import Checkpoint, Stage
-from holdback.models.protocol import Decoding
+from holdback.models.protocol import Decoding, Request
 from holdback.models.registry import find_access, identify_checkpoint, load_checkpoint
 from holdback.plan import parse_plan
 from holdback.runs.executors import InProcess

@@ -54,7 +54,7 @@ class Limits:
 def score_questions(
     model: LocalModel, questions: Sequence[Question], limits: Limits | None = None
 ) -> list[tuple[Scored, ...]]:
-    """Score each question's continuations; see `models.protocol.TextModel.score`.
+    """Score each question's continuations; see `models.protocol.Model.score`.
 
     Raises:
         ConfigError: for a continuation without tokens, or a text longer than the model's context.
