@@ -91,7 +91,7 @@ def share_right(
     """Share of the questions of `test` that are answered right, of those to be kept."""
     from holdback.tasks.task import Split
 
-    asked = len(task._in_split(Split.TEST))
+    asked = len(task.in_split(Split.TEST))
     records = task.run(model, split=Split.TEST, samples=asked, seed=0)
     values = [r.score.value for r in records if keep(r.metadata["question"])]
     return float(np.mean(values)) / 100

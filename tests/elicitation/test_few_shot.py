@@ -69,7 +69,7 @@ def test_examples_are_drawn_by_the_rungs_seed(task):
     for seed in (0, 0, 1):
         with FewShot(n=2).apply(model, task, np.random.default_rng(seed)) as lent:
             drawn.append(lent.presentation.shots)
-    train = {item.question for item in task._in_split(Split.TRAIN)}
+    train = {item.question for item in task.in_split(Split.TRAIN)}
 
     assert drawn[0] == drawn[1] != drawn[2]
     assert {chat[0]["content"] for shots in drawn for chat in shots} <= train

@@ -206,7 +206,7 @@ def test_exercises_go_through_train_before_any_comes_again(toy, tmp_path, red_an
     assert sorted(prompts[:16]) == sorted(prompts[16:])
     asked = {
         toy.render_chat(({"role": "user", "content": i.question},), answer_next=True)
-        for i in task._in_split(Split.TRAIN)
+        for i in task.in_split(Split.TRAIN)
     }
     assert set(prompts) == asked
 

@@ -195,7 +195,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
 def test_clusters_and_splits_come_from_metadata():
     """Topics stay whole; a key that is not there is refused with those that are."""
     task = make("sums", cluster="topic", shares={"train": 0.2, "select": 0.3, "test": 0.5})
-    clusters = {split: {i.cluster for i in task._in_split(split)} for split in Split}
+    clusters = {split: {i.cluster for i in task.in_split(split)} for split in Split}
 
     assert [len(clusters[split]) for split in Split] == [2, 3, 5]
     with pytest.raises(ConfigError, match="found 'topic'"):
@@ -207,7 +207,7 @@ def test_kind_names_the_task():
     task = make_task(f"inspect:{FILE}@sums", {"name": "sums", "margin": 2.0, "args": {"n": 7}})
     task.check_machine()
 
-    assert len(task._items) == 7
+    assert len(task.questions) == 7
     with pytest.raises(ConfigError, match=r"cannot be made: .*'nothing'"):
         make("nothing").check_machine()
     with pytest.raises(ConfigError, match="found none"):

@@ -12,8 +12,9 @@ from inspect_ai.scorer import Score as InspectScore
 from inspect_ai.scorer import value_to_float
 
 from holdback.errors import ConfigError, UnknownNameError
+from holdback.tasks.questions import NOT_RIGHT, RIGHT
 from holdback.tasks.task import Outcome, SampleRecord, Score
-from holdback.tasks.text.scoring import NOT_RIGHT, RIGHT, is_refusal
+from holdback.tasks.text.scoring import is_refusal
 
 _EXPLANATION = 2000
 _UNPARSED = ("invalid_response_format", "no_response")

@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import chdir, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,17 +25,25 @@ import numpy as np
 
 from holdback.errors import ConfigError, HoldbackError, UnknownNameError
 from holdback.models.protocol import Model
-from holdback.statistics.means import clustered_mean
-from holdback.statistics.measurement import Measurement
+from holdback.tasks.questions import (
+    CORRECT,
+    DEFAULT_SHARES,
+    NOT_RIGHT,
+    RANDOM,
+    RIGHT,
+    QuestionTask,
+    check_shares,
+)
 from holdback.tasks.task import (
     Conversation,
     Prompt,
     SampleRecord,
     Split,
     encode_prompt,
+    keep_prompt,
 )
 from holdback.tasks.text.items import LETTERS, draw_splits
-from holdback.tasks.text.scoring import NOT_RIGHT, RIGHT, choose_by_vote
+from holdback.tasks.text.scoring import choose_by_vote
 
 if TYPE_CHECKING:
     from inspect_ai import Task as InspectAiTask
@@ -43,10 +51,6 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalSample
 
     from holdback.inspect.recorder import Asked
-
-_KEPT_PROMPTS = 3
-_DEFAULT_SHARES = {"train": 0.2, "select": 0.3, "test": 0.5}
-CORRECT, RANDOM = "correct", "random"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,21 +64,19 @@ class _Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectTask:
+class InspectTask(QuestionTask[_Item]):
     """Samples of an Inspect task, scored by its own scorer, in points."""
 
     reference: str
     """`package/task`, or `path/file.py@task`; relative paths start at the audit file."""
     name: str = "inspect"
-    margin: float = 3.0
-    unit: str = "points"
     args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the task."""
     cluster: str | None = None
     """Key of the samples' metadata; each sample its own cluster if unsaid."""
     split: str | None = None
     """Key of the samples' metadata that says `train`, `select` or `test`; drawn if unsaid."""
-    shares: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SHARES))
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
     split_seed: int = 0
     scorer: str | None = None
     """Which of the task's scorers counts; its first if unsaid."""
@@ -95,12 +97,7 @@ class InspectTask:
     takes_examples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        shares = [self.shares.get(str(split), 0.0) for split in Split]
-        if set(self.shares) - set(Split) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
-            raise ConfigError(
-                f"{self.name}: expected shares = {{ train = …, select = …, test = … }} that sum to"
-                f" 1, got {dict(self.shares)!r}"
-            )
+        check_shares(self.name, self.shares)
         if len(self.range) != 2 or self.range[0] == self.range[1] or self.rows < 1:
             raise ConfigError(
                 f"{self.name}: expected range = [worst, best] and rows of at least 1, got"
@@ -113,7 +110,7 @@ class InspectTask:
     @property
     def chance(self) -> float | None:
         """What guessing scores on `test`: by the number of choices, 0 where there are none."""
-        items = self._in_split(Split.TEST)
+        items = self.in_split(Split.TEST)
         guessed = [RIGHT / len(i.sample.choices) if i.sample.choices else NOT_RIGHT for i in items]
         return float(np.mean(guessed)) if guessed else None
 
@@ -134,7 +131,7 @@ class InspectTask:
 
         asked = [
             [item.id, str(item.sample.input), item.sample.target, item.sample.choices]
-            for item in self._items
+            for item in self.questions
         ]
         digest = hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
         return {
@@ -148,31 +145,14 @@ class InspectTask:
         Raises:
             ConfigError: without Inspect, or for a task that cannot be loaded or has no samples.
         """
-        if not self._items:
+        if not self.questions:
             raise ConfigError(f"{self.name}: expected samples in {self.reference}, found none")
-
-    def count_samples(self, split: Split) -> int:
-        """Count the samples of a split."""
-        return len(self._in_split(split))
-
-    def check_samples(self, split: Split, samples: int) -> None:
-        """Look whether a split has so many samples.
-
-        Raises:
-            ConfigError: if not.
-        """
-        there = len(self._in_split(split))
-        if samples > there:
-            raise ConfigError(
-                f"{self.name}: split {split} of {self.reference} has {there} samples, got"
-                f" samples={samples}; ask for fewer, or change `shares`"
-            )
 
     def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
         """Render what `run` would ask first, by running the task's solvers up to the first call."""
         from holdback.inspect.conversations import render_conversation
 
-        items = self._choose(split, samples=samples, seed=seed)
+        items = self.choose(split, samples=samples, seed=seed)
         asked = self._record_calls(items)
         prompts = []
         for item in items:
@@ -191,34 +171,20 @@ class InspectTask:
             )
         return prompts
 
-    def run(
-        self,
-        model: Any,
-        *,
-        split: Split,
-        samples: int,
-        seed: int,
-        done: Sequence[SampleRecord] = (),
+    def run_batch(
+        self, model: Any, batch: Sequence[_Item], *, seed: int, kept: Collection[str]
     ) -> Iterator[SampleRecord]:
-        """Run the samples that are missing in `done`, `rows` at a time.
+        """Let Inspect run a batch of samples.
 
         With `decoding.votes` a sample is run in so many epochs and the most frequent answer counts.
 
         Raises:
-            ConfigError: for images or settings that the lent model cannot honour, for more
-                samples than there are.
+            ConfigError: for images or settings that the lent model cannot honour.
             CheckpointError: for a checkpoint that cannot be asked so.
         """
-        self.check_samples(split, samples)
-        chosen = self._choose(split, samples=samples, seed=seed)
-        kept = {item.id for item in chosen[:_KEPT_PROMPTS]}
-        stored = {record.sample_id for record in done}
-        missing = [item for item in chosen if item.id not in stored]
-        for start in range(0, len(missing), self.rows):
-            batch = missing[start : start + self.rows]
-            answered = self._evaluate(model, batch, seed)
-            for item in batch:
-                yield self._record(item, answered[item.id], model, keep=item.id in kept)
+        answered = self._evaluate(model, batch, seed)
+        for item in batch:
+            yield self._record(item, answered[item.id], model, keep=item.id in kept)
 
     def demonstrate(
         self, demonstrator: str, n: int, rng: np.random.Generator
@@ -233,7 +199,7 @@ class InspectTask:
         """
         if demonstrator not in (CORRECT, RANDOM):
             raise UnknownNameError.among("demonstrator", demonstrator, (CORRECT, RANDOM))
-        items = self._in_split(Split.TRAIN)
+        items = self.in_split(Split.TRAIN)
         if n > len(items):
             raise ConfigError(
                 f"{self.name}: split train of {self.reference} has {len(items)} samples, got n={n}"
@@ -248,17 +214,14 @@ class InspectTask:
             chats.append((*user, {"role": "assistant", "content": answer}))
         return chats
 
-    def measure(self, records: Sequence[SampleRecord]) -> Measurement:
-        """Mean value over the samples that say something, clustered."""
-        scored = [record for record in records if record.score.value is not None]
-        return clustered_mean(
-            [record.score.value or 0.0 for record in scored],
-            [record.cluster for record in scored],
-            support=(NOT_RIGHT, RIGHT),
-        )
+    @property
+    def source(self) -> str:
+        """The task's reference."""
+        return self.reference
 
     @cached_property
-    def _items(self) -> tuple[_Item, ...]:
+    def questions(self) -> tuple[_Item, ...]:
+        """The samples of the task's dataset."""
         samples = list(self._make_task().dataset)
         ids = [str(number if s.id is None else s.id) for number, s in enumerate(samples, 1)]
         twice = {id_ for id_ in ids if ids.count(id_) > 1} if len(set(ids)) < len(ids) else set()
@@ -301,14 +264,6 @@ class InspectTask:
                 f" got {word!r}; leave `split` out and state `shares`"
             )
         return Split(word)
-
-    def _in_split(self, split: Split) -> list[_Item]:
-        return [item for item in self._items if item.split is split]
-
-    def _choose(self, split: Split, *, samples: int, seed: int) -> list[_Item]:
-        items = self._in_split(split)
-        order = np.random.default_rng((seed, 1)).permutation(len(items))[:samples]
-        return [items[int(at)] for at in order]
 
     def _answer(
         self, item: _Item, items: Sequence[_Item], demonstrator: str, rng: np.random.Generator
@@ -407,8 +362,7 @@ class InspectTask:
             call = _first_call(sample)
             facts: dict[str, Any] = {}
             if keep and call is not None:
-                ids = encode_prompt(model, call)
-                facts = {"prompt": call, "prompt_token_ids": None if ids is None else list(ids)}
+                facts = keep_prompt(model, call)
             records.append(read_record(sample, scale=scale, cluster=item.cluster, metadata=facts))
         if not records:
             raise ConfigError(f"{self.name}: Inspect left sample {item.id!r} out")

@@ -48,7 +48,7 @@ def test_a_weak_demonstrator_is_shown_as_it_is_and_rated(sums, tmp_path):
     assert rated.n_clusters == 100
     said = {row["question"]: row["answer"] for row in rows}
     assert all(chat[1]["content"] == said[chat[0]["content"]] for chat in chats)
-    train = {item.question for item in task._in_split(Split.TRAIN)}
+    train = {item.question for item in task.in_split(Split.TRAIN)}
     assert {chat[0]["content"] for chat in chats} <= train
     with pytest.raises(ConfigError, match="not asked on select or test, got n=900"):
         task.demonstrate("weak", 900, RNG(0))

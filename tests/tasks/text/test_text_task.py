@@ -112,7 +112,7 @@ def test_answers_do_not_depend_on_the_batch(sums):
 def test_splits_keep_topics_whole_and_meet_their_shares(sums):
     """No topic is on two sides, and the shares are as stated."""
     task = TextTask(file=str(sums(1000)), cluster="topic")
-    ids = {split: {i.cluster for i in task._in_split(split)} for split in Split}
+    ids = {split: {i.cluster for i in task.in_split(split)} for split in Split}
 
     assert not ids[Split.TRAIN] & ids[Split.TEST]
     assert not ids[Split.SELECT] & ids[Split.TEST]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,8 +27,8 @@ from holdback.tasks.chess.openings import make_openings
 from holdback.tasks.chess.opponents import LADDER, get_opponent
 from holdback.tasks.chess.prompts import Answer, choose_notation, draw_moves, render_prompt
 from holdback.tasks.chess.setup import Setup, get_setup
+from holdback.tasks.questions import QuestionTask
 from holdback.tasks.task import (
-    KEPT_PROMPTS,
     Conversation,
     Outcome,
     Prompt,
@@ -61,11 +61,22 @@ class Position:
 
     number: int
     """Line of the shipped file, from 0."""
+    split: Split
     game: int
     """Source game; the unit by which splits are made and errors are clustered."""
     fen: str
     values: Mapping[str, float]
     """Move in coordinate notation to the mover's win probability after it, in [0, 1]."""
+
+    @property
+    def id(self) -> str:
+        """Of its sample."""
+        return f"{self.split}-{self.number:04d}"
+
+    @property
+    def cluster(self) -> str:
+        """Its game's."""
+        return f"{self.split}-game{self.game:04d}"
 
     @property
     def best(self) -> float:
@@ -77,7 +88,7 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChessPositions:
+class ChessPositions(QuestionTask[Position]):
     """One answer a position, asked as a turn of a game is.
 
     A sample's value is 100 less the points of win probability that the move lost against the best
@@ -88,10 +99,6 @@ class ChessPositions:
     name: str = "chess_positions"
     setup: str = "kings_and_pawns"
     """Set-up of the games that the positions are from."""
-    unit: str = "points"
-    margin: float = 3.0
-    rows: int = 64
-    """Positions in a batch."""
     notation: str = "words"
     """Of prompts and answers: `words`, the shipped lineage's own, or `san`."""
     max_tokens: int | None = None
@@ -139,51 +146,26 @@ class ChessPositions:
         """
         require_chess()
 
-    def check_samples(self, split: Split, samples: int) -> None:
-        """Look whether a split has so many positions.
+    def in_split(self, split: Split) -> Sequence[Position]:
+        """Read the positions of a split."""
+        return read_positions(get_setup(self.setup), split)
 
-        Raises:
-            ConfigError: if not.
-        """
-        positions = len(read_positions(get_setup(self.setup), split))
-        if samples > positions:
-            raise ConfigError(
-                f"{self.name}: split {split} has {positions} positions, got samples={samples}"
-            )
-
-    def run(
-        self,
-        model: Model,
-        *,
-        split: Split,
-        samples: int,
-        seed: int,
-        done: Sequence[SampleRecord] = (),
+    def run_batch(
+        self, model: Model, batch: Sequence[Position], *, seed: int, kept: Collection[str]
     ) -> Iterator[SampleRecord]:
-        """Ask for a move in the positions that are missing in `done`.
-
-        Raises:
-            ConfigError: for more samples than the split has positions.
-        """
+        """Ask for a move in each of a batch of positions."""
         import chess
 
-        chosen = self._choose(split, samples, seed)
-        kept = {position.number for position in chosen[:KEPT_PROMPTS]}
-        stored = {record.sample_id for record in done}
-        missing = [position for position in chosen if _name(split, position) not in stored]
-        for start in range(0, len(missing), self.rows):
-            batch = missing[start : start + self.rows]
-            boards = [chess.Board(position.fen) for position in batch]
-            answers = draw_moves(
-                model,
-                boards,
-                seeds=[(seed, 2, position.number) for position in batch],
-                notation=get_notation(self.notation),
-                max_tokens=self.max_tokens,
-            )
-            for position, answer in zip(batch, answers, strict=True):
-                asked = keep_prompt(model, answer.prompt) if position.number in kept else {}
-                yield _record(split, position, answer, asked)
+        answers = draw_moves(
+            model,
+            [chess.Board(position.fen) for position in batch],
+            seeds=[(seed, 2, position.number) for position in batch],
+            notation=get_notation(self.notation),
+            max_tokens=self.max_tokens,
+        )
+        for position, answer in zip(batch, answers, strict=True):
+            asked = keep_prompt(model, answer.prompt) if position.id in kept else {}
+            yield _record(position, answer, asked)
 
     def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
         """Render what `run` would ask."""
@@ -191,11 +173,11 @@ class ChessPositions:
 
         notation = choose_notation(model, get_notation(self.notation))
         prompts = []
-        for position in self._choose(split, samples, seed):
+        for position in self.choose(split, samples=samples, seed=seed):
             text = render_prompt(model, chess.Board(position.fen), notation)
             prompts.append(
                 Prompt(
-                    sample_id=_name(split, position),
+                    sample_id=position.id,
                     text=text,
                     token_ids=encode_prompt(model, text),
                     max_tokens=self.max_tokens or notation.count_tokens(model.presentation.format),
@@ -203,15 +185,6 @@ class ChessPositions:
                 )
             )
         return prompts
-
-    def measure(self, records: Sequence[SampleRecord]) -> Measurement:
-        """Mean value, clustered by source game."""
-        scored = [record for record in records if record.score.value is not None]
-        return clustered_mean(
-            [record.score.value or 0.0 for record in scored],
-            [record.cluster for record in scored],
-            support=(0.0, 100.0),
-        )
 
     def demonstrate(
         self, demonstrator: str, n: int, rng: np.random.Generator
@@ -228,13 +201,6 @@ class ChessPositions:
             return None
         share = get_opponent(DEMONSTRATORS[demonstrator]).random_share
         return self._rate_guessing().estimate() if share == 1 else None
-
-    def _choose(self, split: Split, samples: int, seed: int) -> list[Position]:
-        """Draw the positions of a run, the same for all models."""
-        self.check_samples(split, samples)
-        positions = read_positions(get_setup(self.setup), split)
-        order = np.random.default_rng((seed, 1)).permutation(len(positions))[:samples]
-        return [positions[int(at)] for at in order]
 
     def _rate_guessing(self) -> Measurement:
         """Score on `test` of uniformly random legal moves."""
@@ -258,6 +224,7 @@ def read_positions(setup: Setup, split: Split) -> tuple[Position, ...]:
             positions.append(
                 Position(
                     number=number,
+                    split=split,
                     game=int(game),
                     fen=fen,
                     values=values,
@@ -390,21 +357,15 @@ def _count_pieces(fen: str) -> int:
     return sum(symbol.isalpha() for symbol in fen.split(maxsplit=1)[0]) - 2
 
 
-def _name(split: Split, position: Position) -> str:
-    return f"{split}-{position.number:04d}"
-
-
-def _record(
-    split: Split, position: Position, answer: Answer, asked: Mapping[str, Any]
-) -> SampleRecord:
+def _record(position: Position, answer: Answer, asked: Mapping[str, Any]) -> SampleRecord:
     worth = 0.0 if answer.move is None else position.values[answer.move.uci()]
     lost = round(position.best - worth, 4)
     outcome = answer.failure or (Outcome.CORRECT if lost <= WITHIN else Outcome.WRONG)
     # What the player did not do says nothing about it.
     said = {"error": answer.error} if answer.error else {"lost": lost}
     return SampleRecord(
-        sample_id=_name(split, position),
-        cluster=f"{split}-game{position.game:04d}",
+        sample_id=position.id,
+        cluster=position.cluster,
         score=Score(
             value=None if answer.error else 100 * (1 - lost), outcome=outcome, answer=answer.text
         ),

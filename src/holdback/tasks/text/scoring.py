@@ -13,9 +13,9 @@ from enum import StrEnum
 
 from holdback.errors import CheckpointError
 from holdback.models.protocol import Generation, Scored, StopReason
+from holdback.tasks.questions import NOT_RIGHT, RIGHT
 from holdback.tasks.task import Outcome, Score
 
-RIGHT, NOT_RIGHT = 100.0, 0.0
 _WRAPPING = "\"'`*“”"
 
 # What reasoning models open and close a thought with; a chat template may have opened it already.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,6 +27,15 @@ from holdback.statistics.estimate import Estimate
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
 from holdback.tasks.exercises import Exercise
+from holdback.tasks.questions import (
+    CORRECT,
+    DEFAULT_SHARES,
+    NOT_RIGHT,
+    RANDOM,
+    RIGHT,
+    QuestionTask,
+    check_shares,
+)
 from holdback.tasks.task import (
     Conversation,
     Outcome,
@@ -35,6 +44,7 @@ from holdback.tasks.task import (
     Score,
     Split,
     encode_prompt,
+    keep_prompt,
 )
 from holdback.tasks.text.demonstrators import keep_unasked, read_demonstrated
 from holdback.tasks.text.items import LETTERS, Columns, Item, make_items
@@ -48,8 +58,6 @@ from holdback.tasks.text.prompts import (
 )
 from holdback.tasks.text.reading import read_rows
 from holdback.tasks.text.scoring import (
-    NOT_RIGHT,
-    RIGHT,
     Normalisation,
     Scorer,
     choose_by_vote,
@@ -61,25 +69,21 @@ from holdback.tasks.text.scoring import (
     write_comparable,
 )
 
-CORRECT, RANDOM = "correct", "random"
 DEMONSTRATORS = {
     CORRECT: "the target of each question",
     RANDOM: "a choice at random, or another question's target: it teaches the form and no answer",
 }
-_KEPT_PROMPTS = 3
 _FEWEST_CLUSTERS = 5
 """In a split. Of three families one is easily all of `select`, and another all of `test`."""
 _ASK_LETTER = "Answer with the letter of the right choice only."
 _METHODS = ("likelihood", "generate")
 _STYLES = ("letter", "text")
-_DEFAULT_SHARES = {"train": 0.2, "select": 0.3, "test": 0.5}
-
-# Streams of the audit's seed, one for each thing that is drawn from it.
-_ORDER, _CHOICES, _SHOTS, _DRAWS = 1, 2, 3, 4
+# Streams of the audit's seed, one for each thing that is drawn from it beside the order.
+_CHOICES, _SHOTS, _DRAWS = 2, 3, 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask:
+class TextTask(QuestionTask[Item]):
     """Questions with a target or with choices, from a file; no code.
 
     A sample's value is 100 where the answer is right and 0 where it is not; what kept it from being
@@ -89,8 +93,6 @@ class TextTask:
     file: str
     """JSONL, CSV, TSV or Parquet; relative paths start at the audit file."""
     name: str = "text"
-    margin: float = 3.0
-    unit: str = "points"
     question: str = "question"
     target: str = "answer"
     choices: str | Sequence[str] | None = None
@@ -105,7 +107,7 @@ class TextTask:
     """Column with a number that grows with difficulty; kept in each record as `level`."""
     groups: str | None = None
     """Column by which findings are broken down, such as the subject; the cluster if unsaid."""
-    shares: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SHARES))
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
     split_seed: int = 0
     scorer: str = "exact"
     """`choice`, `exact`, `includes`, `numeric` or `pattern`."""
@@ -132,8 +134,6 @@ class TextTask:
     """Where a generated answer ends; in the completion format at the end of its line if unsaid."""
     max_tokens: int = 32
     """Longest generated answer."""
-    rows: int = 64
-    """Questions in a batch."""
     takes_examples: ClassVar[bool] = True
     strong_demonstrator: ClassVar[str] = CORRECT
     weak_demonstrator: ClassVar[str] = RANDOM
@@ -155,12 +155,7 @@ class TextTask:
                 f"{self.name}: the demonstrators {', '.join(DEMONSTRATORS)} are there already, got"
                 f" files for {', '.join(taken)}; name them otherwise"
             )
-        shares = [self.shares.get(str(split), 0.0) for split in Split]
-        if set(self.shares) - set(Split) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
-            raise ConfigError(
-                f"{self.name}: expected shares = {{ train = …, select = …, test = … }} that sum to"
-                f" 1, got {dict(self.shares)!r}"
-            )
+        check_shares(self.name, self.shares)
 
     @property
     def access(self) -> str:
@@ -198,7 +193,7 @@ class TextTask:
         """What may be meant otherwise, though it can run."""
         if self.scorer != Scorer.EXACT:
             return ()
-        if not all(is_number(target) for item in self._items for target in item.targets):
+        if not all(is_number(target) for item in self.questions for target in item.targets):
             return ()
         return (
             "all targets are numbers, and scorer `exact` compares their figures: 347.0 or $347 is"
@@ -225,26 +220,20 @@ class TextTask:
         """
         if self.scorer == Scorer.NUMERIC:
             self._check_numbers()
-        for laid in [self._lay(item, 0) for item in self._items[:1]]:
+        for laid in [self._lay(item, 0) for item in self.questions[:1]]:
             write_chat(laid, self._wording)
         if self.shots:
             self._draw_shots(0)
         for name in self.demonstrators:
             self.demonstrate(name, 1, np.random.default_rng(0))
 
-    def count_samples(self, split: Split) -> int:
-        """Count the questions of a split."""
-        return len(self._in_split(split))
-
     def check_samples(self, split: Split, samples: int) -> None:
-        """Look whether a split has so many questions.
+        """Look whether a split has so many questions, and clusters enough to tell anything.
 
         Raises:
             ConfigError: if not.
         """
-        items = self._in_split(split)
-        there = len(items)
-        clusters = len({item.cluster for item in items})
+        clusters = len({item.cluster for item in self.in_split(split)})
         if self.cluster is not None and clusters < _FEWEST_CLUSTERS:
             raise ConfigError(
                 f"{self.name}: split {split} of {self.file} has {clusters} clusters by column"
@@ -252,55 +241,37 @@ class TextTask:
                 f" chance; to look at each of a few families by itself write `groups` in place of"
                 " `cluster`, or give a column `split`"
             )
-        if samples > there:
-            raise ConfigError(
-                f"{self.name}: split {split} of {self.file} has {there} questions, got"
-                f" samples={samples}; ask for fewer, or change `shares`"
-            )
+        super().check_samples(split, samples)
 
     def preview(self, model: Model, *, split: Split, samples: int, seed: int) -> list[Prompt]:
         """Render what `run` would ask."""
         shots = self._draw_shots(seed)
         return [
-            self._preview(model, laid, shots)
-            for laid in self._choose(split, samples=samples, seed=seed)
+            self._preview(model, self._lay(item, seed), shots)
+            for item in self.choose(split, samples=samples, seed=seed)
         ]
 
-    def run(
-        self,
-        model: Any,
-        *,
-        split: Split,
-        samples: int,
-        seed: int,
-        done: Sequence[SampleRecord] = (),
+    def run_batch(
+        self, model: Any, batch: Sequence[Item], *, seed: int, kept: Collection[str]
     ) -> Iterator[SampleRecord]:
-        """Ask the questions that are missing in `done`.
+        """Ask a batch of questions by likelihood or in words.
 
         Raises:
-            ConfigError: for more samples than the split has questions, for constrained decoding of
-                open questions, or for the best of several likelihoods.
+            ConfigError: for constrained decoding of open questions, or for the best of several
+                likelihoods.
             CheckpointError: for a checkpoint that cannot be asked so.
         """
-        self.check_samples(split, samples)
         self._check_decoding(model.decoding)
-        chosen = self._choose(split, samples=samples, seed=seed)
-        kept = {laid.item.id for laid in chosen[:_KEPT_PROMPTS]}
-        stored = {record.sample_id for record in done}
-        missing = [laid for laid in chosen if laid.item.id not in stored]
-        shots = self._draw_shots(seed)
-        compares = self._compares(model)
-        ask = self._score if compares else self._generate
-        for start in range(0, len(missing), self.rows):
-            batch = missing[start : start + self.rows]
-            prompts = [
-                render_prompt(model, laid, self._wording, shots=shots, at_once=compares)
-                for laid in batch
-            ]
-            scores = ask(model, batch, prompts, seed)
-            for laid, prompt, (score, facts) in zip(batch, prompts, scores, strict=True):
-                asked = _keep(model, prompt) if laid.item.id in kept else {}
-                yield self._record(laid, score, {**facts, **asked})
+        laid = [self._lay(item, seed) for item in batch]
+        shots, compares = self._draw_shots(seed), self._compares(model)
+        prompts = [
+            render_prompt(model, each, self._wording, shots=shots, at_once=compares)
+            for each in laid
+        ]
+        scores = (self._score if compares else self._generate)(model, laid, prompts, seed)
+        for each, prompt, (score, facts) in zip(laid, prompts, scores, strict=True):
+            asked = keep_prompt(model, prompt) if each.item.id in kept else {}
+            yield self._record(each, score, {**facts, **asked})
 
     def demonstrate(
         self, demonstrator: str, n: int, rng: np.random.Generator
@@ -345,7 +316,7 @@ class TextTask:
         Raises:
             ConfigError: if the split is empty.
         """
-        items = self._in_split(Split.TRAIN)
+        items = self.in_split(Split.TRAIN)
         if not items:
             raise ConfigError(f"{self.name}: split train of {self.file} has no questions")
         shots = self._draw_shots(int(rng.integers(2**31)))
@@ -378,15 +349,6 @@ class TextTask:
         except InsufficientDataError:
             return None
 
-    def measure(self, records: Sequence[SampleRecord]) -> Measurement:
-        """Mean value over the samples that say something, clustered."""
-        scored = [record for record in records if record.score.value is not None]
-        return clustered_mean(
-            [record.score.value or 0.0 for record in scored],
-            [record.cluster for record in scored],
-            support=(NOT_RIGHT, RIGHT),
-        )
-
     @property
     def _generates(self) -> bool:
         return self.scorer != Scorer.CHOICE or self.method == "generate"
@@ -406,8 +368,14 @@ class TextTask:
             lettered=lettered and self.scorer == Scorer.CHOICE,
         )
 
+    @property
+    def source(self) -> str:
+        """The file."""
+        return self.file
+
     @cached_property
-    def _items(self) -> tuple[Item, ...]:
+    def questions(self) -> tuple[Item, ...]:
+        """What the file has."""
         shares = {split: float(self.shares.get(str(split), 0.0)) for split in Split}
         rows = read_rows(Path(self.file))
         return tuple(make_items(rows, self._columns, shares=shares, split_seed=self.split_seed))
@@ -431,23 +399,15 @@ class TextTask:
     def _demonstrated(self) -> Mapping[str, tuple[Item, ...]]:
         """Demonstrators to all that their files have."""
         return {
-            name: read_demonstrated(Path(file), self._columns, self._items)
+            name: read_demonstrated(Path(file), self._columns, self.questions)
             for name, file in self.demonstrators.items()
         }
 
-    def _list_demonstrated(self, demonstrator: str) -> list[Item]:
+    def _list_demonstrated(self, demonstrator: str) -> Sequence[Item]:
         """List what a demonstrator may show: nothing that is asked on `select` or `test`."""
         if demonstrator in DEMONSTRATORS:
-            return self._in_split(Split.TRAIN)
-        return keep_unasked(self._demonstrated[demonstrator], self._items)
-
-    def _in_split(self, split: Split) -> list[Item]:
-        return [item for item in self._items if item.split is split]
-
-    def _choose(self, split: Split, *, samples: int, seed: int) -> list[Laid]:
-        items = self._in_split(split)
-        order = np.random.default_rng((seed, _ORDER)).permutation(len(items))[:samples]
-        return [self._lay(items[int(at)], seed) for at in order]
+            return self.in_split(Split.TRAIN)
+        return keep_unasked(self._demonstrated[demonstrator], self.questions)
 
     def _lay(self, item: Item, seed: int) -> Laid:
         rng = np.random.default_rng((seed, _CHOICES, item.number))
@@ -610,7 +570,7 @@ class TextTask:
         )
 
     def _rate_guessing(self) -> Measurement:
-        items = self._in_split(Split.TEST)
+        items = self.in_split(Split.TEST)
         guessed = self.choices is not None and self.scorer == Scorer.CHOICE
         return clustered_mean(
             [RIGHT / len(item.choices) if guessed else NOT_RIGHT for item in items],
@@ -624,10 +584,10 @@ class TextTask:
             return self._rate_guessing()
         if self.scorer == Scorer.INCLUDES:
             return None
-        scorer, train = Scorer(self.scorer), self._in_split(Split.TRAIN)
+        scorer, train = Scorer(self.scorer), self.in_split(Split.TRAIN)
         read = [read_answer(item.targets[0], scorer, pattern=self.pattern) for item in train]
         said = Counter(write_comparable(part, scorer) for part in read if part is not None)
-        items = self._in_split(Split.TEST)
+        items = self.in_split(Split.TEST)
         if not train or not items:
             return None
         return clustered_mean(
@@ -642,7 +602,7 @@ class TextTask:
         )
 
     def _rate_demonstrated(self, demonstrator: str) -> Measurement | None:
-        own = {item.question.strip(): item for item in self._items}
+        own = {item.question.strip(): item for item in self.questions}
         pairs = [
             (own[item.question.strip()], item)
             for item in self._demonstrated[demonstrator]
@@ -708,7 +668,7 @@ class TextTask:
             )
 
     def _check_numbers(self) -> None:
-        for item in self._items:
+        for item in self.questions:
             for target in item.targets:
                 if not is_number(target):
                     raise ConfigError(
@@ -746,11 +706,6 @@ def _continue(model: Model, prompt: str, answer: str) -> str:
     if presentation.format is Format.CHAT and not presentation.prefill:
         return getattr(model, "answer_spaces", "") + answer
     return join_answer(prompt, answer)
-
-
-def _keep(model: Model, prompt: str) -> dict[str, Any]:
-    ids = encode_prompt(model, prompt)
-    return {"prompt": prompt, "prompt_token_ids": None if ids is None else list(ids)}
 
 
 def _check_ability(model: Any, method: str) -> None:
