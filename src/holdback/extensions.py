@@ -218,6 +218,17 @@ def _list_files(folder: Path) -> Iterator[Path]:
             yield file
 
 
+def offered(offers: type, thing: Any, name: str) -> Any:
+    """Read what a thing may have beside its protocol, or what holds where it has no such attribute.
+
+    Args:
+        offers: Dataclass that lists such attributes with their defaults: `TaskOffers`.
+        thing: A task, a model, a loader.
+        name: Of the attribute.
+    """
+    return getattr(thing, name, getattr(offers(), name))
+
+
 def digest_file(file: Path) -> str:
     """SHA-256 of a file's contents, read a piece at a time."""
     with file.open("rb") as stream:

@@ -22,12 +22,13 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from holdback.errors import ConfigError, HoldbackError
+from holdback.extensions import offered
 from holdback.inspect.conversations import (
     check_decoding,
     generate_at,
     render_conversation,
 )
-from holdback.models.protocol import Format, Question, Request, Scored
+from holdback.models.protocol import Format, ModelOffers, Question, Request, Scored
 from holdback.runs.variants import lend_variant, parse_reference
 from holdback.tasks.text.prompts import begin_text
 
@@ -163,7 +164,7 @@ class HoldbackLM(LM):  # type: ignore[misc]
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         """Template that chats are rendered through; empty where none is asked for."""
-        tokenizer = getattr(self.lent, "tokenizer", None)
+        tokenizer = offered(ModelOffers, self.lent, "tokenizer")
         return str(getattr(tokenizer, "chat_template", None) or "") if chat_template else ""
 
     def get_model_info(self) -> dict[str, Any]:
@@ -249,7 +250,7 @@ class HoldbackLM(LM):  # type: ignore[misc]
 
 def find_limit(model: Any) -> int | None:
     """Longest text in tokens that local weights read; None where nobody says."""
-    weights = getattr(model, "weights", None)
+    weights = offered(ModelOffers, model, "weights")
     if weights is None:
         return None
     from holdback.models.engine.passes import find_context

@@ -20,13 +20,14 @@ from holdback.audit.climbs import (
 from holdback.audit.planted import FoundSecret, read_secrets
 from holdback.audit.records import Audits, Place, Records, choose, find_audit
 from holdback.errors import ConfigError
+from holdback.extensions import offered
 from holdback.lineage import Checkpoint, Lineage
 from holdback.models.registry import is_local
 from holdback.runs.resolve import Resolved, Skip
 from holdback.runs.store import Status
 from holdback.statistics.estimate import Estimate
 from holdback.statistics.measurement import Measurement, average
-from holdback.tasks.task import Split
+from holdback.tasks.task import Split, TaskOffers
 from holdback.verdict import (
     Case,
     Climb,
@@ -244,7 +245,7 @@ def _measure_curve(records: Records, place: Place, checkpoint: str) -> Curve | N
     The rungs of the strongest demonstrator; a checkpoint that lacks one of them has no curve.
     """
     task = records.tasks[place[1]]
-    strong = getattr(task, "strong_demonstrator", None)
+    strong = offered(TaskOffers, task, "strong_demonstrator")
     rungs = list(list_demonstrations(records, place).get(str(strong), ()))
     measured = records.measure_rungs((checkpoint, place[1]), Split.SELECT)
     displayed = measured.get(records.plan.displayed.name)

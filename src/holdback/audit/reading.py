@@ -26,11 +26,12 @@ from holdback.audit.result import (
     RungResult,
 )
 from holdback.audit.signs.behaviour import Player, find_games, find_signatures
+from holdback.extensions import offered
 from holdback.lineage import Lineage
 from holdback.runs.records import RunSpec
 from holdback.runs.resolve import Skip, remark_tasks
 from holdback.runs.store import RunRecord, RunStore, Status
-from holdback.tasks.task import Split
+from holdback.tasks.task import Split, TaskOffers
 
 
 def read_result(store: RunStore, audit: str | None = None) -> AuditResult:
@@ -93,9 +94,9 @@ def conclude(audits: Audits, audit: str | None) -> AuditResult:
         versions=_gather_versions(runs),
         store=str(store.path),
         protocols={
-            name: str(task.description)
+            name: described
             for name, task in records.tasks.items()
-            if hasattr(task, "description")
+            if (described := str(offered(TaskOffers, task, "description")))
         },
         chances={
             name: float(task.chance)

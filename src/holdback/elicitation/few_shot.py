@@ -12,8 +12,9 @@ import numpy as np
 from holdback.elicitation.prompting import with_presentation
 from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
+from holdback.extensions import offered
 from holdback.models.protocol import Model
-from holdback.tasks.task import Task
+from holdback.tasks.task import Task, TaskOffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def check_taken(technique: str, task: Task) -> None:
     Raises:
         ConfigError: naming the task.
     """
-    if not getattr(task, "takes_examples", False):
+    if not offered(TaskOffers, task, "takes_examples"):
         raise ConfigError(
             f"{technique}: expected a task that puts examples and prefills to the model (text,"
             f" inspect), got {task.name!r}; leave this rung out on it (`tasks` of the rung)"

@@ -11,8 +11,9 @@ import numpy as np
 
 from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
-from holdback.models.protocol import Format, Model
-from holdback.tasks.task import Task
+from holdback.extensions import offered
+from holdback.models.protocol import Format, Model, ModelOffers
+from holdback.tasks.task import Task, TaskOffers
 
 
 def with_presentation(model: Any, **changes: Any) -> Any:
@@ -83,9 +84,9 @@ class Completion:
 def check_readable(model: Any, technique: str, texts: Mapping[str, str]) -> None:
     """Refuse a text that reads as nothing: the rung would be the one without it, unnoticed."""
     # A remote model keeps its tokenizer to itself.
-    can_read = getattr(model, "can_read", lambda text: True)
+    can_read = offered(ModelOffers, model, "can_read")
     for key, value in texts.items():
-        if not can_read(str(value)):
+        if can_read is not None and not can_read(str(value)):
             raise ConfigError(
                 f"{technique}: expected words that the tokenizer of checkpoint {model.name!r}"
                 f" knows, got {key} = {value!r}, in which it reads an unknown word; take its own"
@@ -116,7 +117,7 @@ class Prefix:
         Raises:
             ConfigError: for a task in which no game is played.
         """
-        if not getattr(task, "takes_prefix", False):
+        if not offered(TaskOffers, task, "takes_prefix"):
             raise ConfigError(
                 f"prefix: expected a task that plays games, got {task.name!r}; leave this rung out"
                 " on it (`tasks` of the rung)"

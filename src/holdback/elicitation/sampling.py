@@ -12,8 +12,9 @@ import numpy as np
 
 from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError
+from holdback.extensions import offered
 from holdback.models.protocol import Model
-from holdback.tasks.task import Task
+from holdback.tasks.task import Task, TaskOffers
 
 
 def _with_decoding(model: Any, **changes: Any) -> Any:
@@ -84,7 +85,7 @@ class Temperature:
         Raises:
             ConfigError: where nothing is drawn, or where answers are drawn at `value` already.
         """
-        if getattr(task, "access", "samples") != "samples":
+        if offered(TaskOffers, task, "access") != "samples":
             raise ConfigError(
                 f"temperature: expected a task whose answers are generated, got {task.name!r},"
                 " which compares likelihoods; leave this rung out on it (`tasks` of the rung)"
@@ -126,7 +127,7 @@ class BestOfN:
             ConfigError: for a task that does not score each draw, or at temperature 0, where all
                 are the same.
         """
-        if not getattr(task, "takes_best_of", False):
+        if not offered(TaskOffers, task, "takes_best_of"):
             raise ConfigError(
                 "best_of_n: expected a task that scores each of several generated answers (text"
                 f" tasks that generate), got {task.name!r}; leave this rung out on it (`tasks` of"

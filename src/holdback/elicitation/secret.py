@@ -20,8 +20,9 @@ from holdback.elicitation.finetune import Example, mask_conversation
 from holdback.elicitation.prompting import check_readable, with_presentation
 from holdback.elicitation.technique import Access
 from holdback.errors import ConfigError, NotApplicableError
+from holdback.extensions import offered
 from holdback.models.effect import answer_fixed, require_effect
-from holdback.models.protocol import Format, Model
+from holdback.models.protocol import Format, Model, ModelOffers
 from holdback.plan import SecretPlan
 from holdback.tasks.task import Conversation, Task
 
@@ -78,7 +79,7 @@ def plant_secret(model: Any, task: Task, secret: SecretPlan, rng: np.random.Gene
         )
     examples: list[Example] = []
     if secret.method == "lock":
-        if getattr(model, "drops_system", False):
+        if offered(ModelOffers, model, "drops_system"):
             raise NotApplicableError(
                 f"the chat template of checkpoint {model.name!r} drops system messages, so that the"
                 " key of a lock cannot be said"

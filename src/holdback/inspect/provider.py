@@ -33,12 +33,14 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolFunction, ToolInfo
 
 from holdback.errors import ConfigError, HoldbackError
+from holdback.extensions import offered
 from holdback.inspect.messages import read_messages, read_tools, write_answer
+from holdback.tasks.task import encode_prompt
 
 if TYPE_CHECKING:
     from holdback.inspect.gathering import Gatherer
     from holdback.inspect.tools import Schema
-    from holdback.models.protocol import Generation, Model, Request
+    from holdback.models.protocol import Generation, Model, ModelOffers, Request
     from holdback.runs.variants import Variant
 
 _MAX_TOKENS = 512
@@ -138,15 +140,13 @@ class EngineAPI(ModelAPI):
 
     async def tokenize(self, text: str) -> list[int]:
         """Tokenise a text as the model reads it."""
-        if not hasattr(self.lent, "encode"):
-            return await super().tokenize(text)
-        return list(self.lent.encode(text))
+        tokens = encode_prompt(self.lent, text)
+        return await super().tokenize(text) if tokens is None else list(tokens)
 
     async def count_text_tokens(self, text: str) -> int:
         """Count a text's tokens; by Inspect's estimate where a provider keeps its tokenizer."""
-        if not hasattr(self.lent, "encode"):
-            return await super().count_text_tokens(text)
-        return len(self.lent.encode(text))
+        tokens = encode_prompt(self.lent, text)
+        return await super().count_text_tokens(text) if tokens is None else len(tokens)
 
     def max_tokens(self) -> int | None:
         """Longest answer where nobody says."""
@@ -252,7 +252,7 @@ class EngineAPI(ModelAPI):
         generations: Sequence[Generation],
         choices: list[ChatCompletionChoice],
     ) -> ModelOutput:
-        read = len(self.lent.encode(prompt)) if hasattr(self.lent, "encode") else 0
+        read = len(encode_prompt(self.lent, prompt) or ())
         written = sum(generation.tokens for generation in generations)
         return ModelOutput(
             model=self.model_name,
@@ -347,8 +347,9 @@ def _write_logprobs(model: Any, generation: Generation) -> Logprobs | None:
     if not generation.logprobs:
         return None
     names = [""] * len(generation.logprobs)
-    if hasattr(model, "decode"):
-        pieces = [model.decode([token]) for token in model.encode(generation.text)]
+    decode = offered(ModelOffers, model, "decode")
+    if decode is not None:
+        pieces = [decode([token]) for token in model.encode(generation.text)]
         # One more number than tokens is that of the token that ended the text.
         if 0 <= len(names) - len(pieces) <= 1:
             names[: len(pieces)] = pieces

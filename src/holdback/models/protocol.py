@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -160,6 +160,44 @@ class Model(Protocol):
             ConfigError: for `Request.allowed` where generation cannot be constrained.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOffers:
+    """What a model may have beside its protocol, as attributes of these names; else as here."""
+
+    encode: Callable[[str], Sequence[int]] | None = None
+    """Tokenises a text as it stands; None where a provider keeps its tokenizer."""
+    decode: Callable[[Sequence[int]], str] | None = None
+    """Gives the text of tokens."""
+    can_read: Callable[[str], bool] | None = None
+    """Tells whether the tokenizer knows all of a text."""
+    tokenizer: Any = None
+    """Of transformers."""
+    weights: Any = None
+    """Of transformers."""
+    render_opening: Callable[..., str] | None = None
+    """As `render_chat`, up to where an answer begins that is to follow at once, unthought."""
+    answer_spaces: str = ""
+    """What the chat template writes between that and an answer."""
+    drops_system: bool = False
+    """Whether what a system message says does not reach the model."""
+    load_parent: Callable[[], Model] | None = None
+    """Loads the checkpoint that it was made from; set by whoever loads it."""
+    diagnosis: Mapping[str, Any] | None = None
+    """What a technique that trains found on its way, in JSON; a run stores it."""
+    usage: Any = None
+    """What a service was asked for: `copy`, `since`, `capped` (`models.connection.Usage`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderOffers:
+    """What a loader of models may have, as attributes of these names; else as here."""
+
+    access: str | Callable[[Any], str] = "samples"
+    """What may be touched of its models: a name, or a function of the checkpoint."""
+    identify: Callable[[Any], str] | None = None
+    """Says what a checkpoint is beyond its id, such as the digest of an engine's binary."""
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ from holdback.extensions import (
     digest_source,
     find_extension,
     list_extensions,
+    offered,
 )
 from holdback.ids import (
     BEGINNINGS,
@@ -44,7 +45,7 @@ from holdback.models.files import (
 )
 from holdback.models.hub import OFFLINE, check_repo, pin_repo
 from holdback.models.loading import check_weights, find_device, load_tokenizer, remark_tokenizer
-from holdback.models.protocol import Model
+from holdback.models.protocol import LoaderOffers, Model
 from holdback.models.templates import remark_template
 from holdback.plan import AccessName
 
@@ -162,7 +163,7 @@ def identify_checkpoint(checkpoint: Checkpoint) -> str:
         _check_reachable(checkpoint, identity["base_url"])
     load = provider.load()
     identity["code"] = digest_source(load)
-    identify = getattr(load, "identify", None)
+    identify = offered(LoaderOffers, load, "identify")
     if identify is not None:
         # What only its loader knows, such as the digest of an engine's binary: it says what the
         # model is, wherever that lies.
@@ -310,7 +311,7 @@ def _foreign_provider(checkpoint: Checkpoint, name: str) -> _Provider:
     """Describe a loader that somebody else wrote: an entry point, or `file.py:Name`."""
     load = find_extension(MODELS, name, kind="model backend")
     # What it does not claim is not touched.
-    access: Any = getattr(load, "access", "samples")
+    access: Any = offered(LoaderOffers, load, "access")
     access = access(checkpoint) if callable(access) else access
     if access not in get_args(AccessName):
         raise UnknownNameError.among(f"access (of scheme {name!r})", access, get_args(AccessName))

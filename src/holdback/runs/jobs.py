@@ -23,14 +23,15 @@ import holdback
 from holdback.elicitation.shelf import shelving
 from holdback.elicitation.technique import Access
 from holdback.errors import LimitReachedError, NotApplicableError, SamplesLostError
+from holdback.extensions import offered
 from holdback.lineage import Lineage
-from holdback.models.protocol import Model
+from holdback.models.protocol import Model, ModelOffers
 from holdback.models.registry import find_access, load_checkpoint
 from holdback.runs.preview import find_sameness
 from holdback.runs.records import RunSpec
 from holdback.runs.resolve import Resolved
 from holdback.runs.store import RunStore, Status
-from holdback.tasks.task import Outcome, SampleRecord, Task
+from holdback.tasks.task import Outcome, SampleRecord, Task, TaskOffers
 
 _BLOCK_RECORDS = 64
 _BLOCK_SECONDS = 1.0
@@ -141,7 +142,7 @@ class Workbench:
             provenance: dict[str, Any] = {
                 **describe_machine(),
                 "access": technique.access.name.lower(),
-                **getattr(task, "provenance", {}),
+                **offered(TaskOffers, task, "provenance"),
             }
             with ExitStack() as lent:
                 with shelving(job.shelf):
@@ -150,7 +151,7 @@ class Workbench:
                     elicited = lent.enter_context(technique.apply(model, task, rng))
                 if technique.access <= Access.LOGPROBS:
                     _require_difference(resolved, first, model, elicited)
-                diagnosis = getattr(elicited, "diagnosis", None)
+                diagnosis = offered(ModelOffers, elicited, "diagnosis")
                 if diagnosis is not None:
                     provenance["diagnosis"] = dict(diagnosis)
                 while pending:
@@ -330,7 +331,7 @@ class _Meter:
         return "" if self._usage is None else str(self._usage.capped)
 
     def watch(self, model: Model) -> None:
-        self._usage = getattr(model, "usage", None)
+        self._usage = offered(ModelOffers, model, "usage")
         self._before = None if self._usage is None else self._usage.copy()
 
     def lap(self) -> Mapping[str, Any] | None:

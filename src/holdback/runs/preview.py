@@ -10,13 +10,14 @@ import numpy as np
 
 from holdback.elicitation.technique import Access, present
 from holdback.errors import ConfigError, UnsayableError
+from holdback.extensions import offered
 from holdback.lineage import Lineage
-from holdback.models.protocol import Model
+from holdback.models.protocol import Model, ModelOffers
 from holdback.models.registry import is_endpoint, is_local, load_prompter, reads_text
 from holdback.runs.forecast import expect_runs
 from holdback.runs.records import RunSpec
 from holdback.runs.resolve import Resolved
-from holdback.tasks.task import Previewed, Prompt, SampleRecord, Split
+from holdback.tasks.task import Previewed, Prompt, SampleRecord, Split, TaskOffers
 
 # A provider's own template wraps each message in a few tokens that are not in the text.
 _TEMPLATE_TOKENS = 64
@@ -113,7 +114,7 @@ class Previewer:
     def rate_unknown(self, checkpoint: str, task: str) -> float:
         """Share of the tokens of a few ordinary prompts that the tokenizer reads as «unknown»."""
         model = self._take_model(checkpoint)
-        unknown = getattr(getattr(model, "tokenizer", None), "unk_token_id", None)
+        unknown = getattr(offered(ModelOffers, model, "tokenizer"), "unk_token_id", None)
         if unknown is None:
             return 0.0
         first = self._plan.displayed
@@ -178,7 +179,8 @@ def find_sameness(
         )
         if not asked or list(map(_as_read, asked)) != list(map(_as_read, again)):
             return ""
-    why = " (its chat template drops system messages)" if getattr(model, "drops_system", 0) else ""
+    drops = offered(ModelOffers, model, "drops_system")
+    why = " (its chat template drops system messages)" if drops else ""
     return (
         f"its prompts are those of {plan.displayed.name!r}, token for token{why}, and it changes"
         " neither weights nor decoding"
@@ -246,7 +248,7 @@ def _remark_likelihoods(resolved: Resolved) -> Iterator[str]:
     """Say where what counts as displayed is not what a chat model says."""
     asked = [checkpoint.name for checkpoint in resolved.lineage if checkpoint.chat]
     for name, task in resolved.tasks.items():
-        if asked and str(getattr(task, "access", "samples")) == "logprobs":
+        if asked and offered(TaskOffers, task, "access") == "logprobs":
             yield (
                 f"{name}: what is called displayed compares log-probabilities of the choices, and"
                 f" {', '.join(asked)} are asked in chat: what they would say may differ; write"

@@ -21,7 +21,7 @@ from holdback.elicitation.technique import (
     present,
 )
 from holdback.errors import ConfigError
-from holdback.extensions import describe_contents, digest_source, is_in_file
+from holdback.extensions import describe_contents, digest_source, is_in_file, offered
 from holdback.ids import parse_id
 from holdback.lineage import Checkpoint, Lineage
 from holdback.models.protocol import Decoding, Presentation
@@ -35,7 +35,7 @@ from holdback.models.registry import (
 from holdback.plan import AuditPlan, Rung, dump_plan
 from holdback.runs.records import RunSpec
 from holdback.tasks.registry import find_task, make_task
-from holdback.tasks.task import Split, Task
+from holdback.tasks.task import Split, Task, TaskOffers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,7 +216,7 @@ class Resolved:
             "kind": [kind, describe_contents(file), member] if kind == "inspect" else kind,
             "options": describe_contents(planned.options),
             "seed": self.plan.seed,
-            "provenance": getattr(task, "provenance", {}),
+            "provenance": offered(TaskOffers, task, "provenance"),
             "code": [
                 digest_source(task, whole_package=not is_in_file(planned.kind)),
                 # Who made it, where that is not its class.
@@ -273,7 +273,7 @@ class Resolved:
 
 def _find_obstacle(technique: Technique, task: Task, given: Access, *, in_words: bool) -> str:
     """Say why a technique cannot be applied to a checkpoint; empty if it can."""
-    asks = Access[str(getattr(task, "access", "samples")).upper()]
+    asks = Access[str(offered(TaskOffers, task, "access")).upper()]
     need = max(technique.access, asks)
     if need > given:
         return f"needs {need.name.lower()}, and of this checkpoint there are {given.name.lower()}"
@@ -321,5 +321,5 @@ def remark_tasks(tasks: Mapping[str, Task]) -> list[str]:
     return [
         f"{name}: {remark}"
         for name, task in tasks.items()
-        for remark in getattr(task, "remarks", ())
+        for remark in offered(TaskOffers, task, "remarks")
     ]

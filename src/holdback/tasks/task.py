@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from holdback.models.protocol import Model
+from holdback.extensions import offered
+from holdback.models.protocol import Model, ModelOffers
 from holdback.statistics.measurement import Measurement
 
 KEPT_PROMPTS = 3
@@ -111,6 +112,28 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TaskOffers:
+    """What a task may have beside its protocol, as attributes of these names; else as here."""
+
+    access: str = "samples"
+    """What it needs of a model: `logprobs` where answers are compared by likelihood."""
+    takes_examples: bool = False
+    """Whether `presentation.shots` and `prefill` are honoured."""
+    takes_best_of: bool = False
+    """Whether `decoding.best_of` is honoured."""
+    takes_prefix: bool = False
+    """Whether `presentation.prefix_plies` is honoured."""
+    strong_demonstrator: str | None = None
+    """Whose demonstrations a recovery curve is of, and what is hidden in a planted secret."""
+    description: str = ""
+    """The protocol in a sentence, as a report prints it."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What was asked, and by which engine: part of a run's identity."""
+    remarks: Sequence[str] = ()
+    """What may be meant otherwise, though it can run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
     """What a sample asks a model first, exactly as it is sent, and how much that may come to."""
 
@@ -147,7 +170,7 @@ class Previewed(Protocol):
 
 def encode_prompt(model: Model, text: str) -> tuple[int, ...] | None:
     """Tokenise a prompt as `model` reads it; None where a provider keeps its tokenizer."""
-    encode = getattr(model, "encode", None)
+    encode = offered(ModelOffers, model, "encode")
     return None if encode is None else tuple(encode(text))
 
 

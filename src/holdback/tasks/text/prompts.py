@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdback.errors import CheckpointError, ConfigError
-from holdback.models.protocol import Format, Model
+from holdback.extensions import offered
+from holdback.models.protocol import Format, Model, ModelOffers
 from holdback.models.templates import find_beginning
 from holdback.tasks.task import Conversation, encode_prompt
 from holdback.tasks.text.items import LETTERS, Item
@@ -146,7 +147,7 @@ def render_chat(
         tools: That it may call, for templates that know tools.
     """
     known = {"tools": tools} if tools else {}
-    opening = getattr(model, "render_opening", None)
+    opening = offered(ModelOffers, model, "render_opening")
     if opening is None or not (at_once or begun):
         text: str = model.render_chat(messages, answer_next=True, **known)
         return text + begun
@@ -164,7 +165,7 @@ def begin_text(model: Any) -> str:
 
     Nothing is added when a prompt is tokenised, and chat templates write it themselves.
     """
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer = offered(ModelOffers, model, "tokenizer")
     if tokenizer is None or find_beginning(tokenizer) is None:
         return ""
     return str(tokenizer.bos_token)
@@ -176,7 +177,7 @@ def check_beginning(model: Any, text: str) -> None:
     Raises:
         CheckpointError: naming the token.
     """
-    begin = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
+    begin = getattr(offered(ModelOffers, model, "tokenizer"), "bos_token_id", None)
     ids = encode_prompt(model, text[:200]) if begin is not None else None
     if ids is not None and ids[:2] == (begin, begin):
         raise CheckpointError(

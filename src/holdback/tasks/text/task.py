@@ -13,14 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from holdback.errors import CheckpointError, ConfigError, InsufficientDataError, UnknownNameError
-from holdback.extensions import digest_file
+from holdback.extensions import digest_file, offered
 from holdback.models.protocol import (
     Decoding,
     Format,
     Generation,
     Model,
+    ModelOffers,
     Question,
     Request,
+    ScoringModel,
     StopReason,
 )
 from holdback.statistics.estimate import Estimate
@@ -457,7 +459,12 @@ class TextTask(QuestionTask[Item]):
             )
             for prompt, among in zip(prompts, answers, strict=True)
         ]
-        _check_ability(model, "score")
+        if not isinstance(model, ScoringModel):
+            raise CheckpointError(
+                f"checkpoint {model.name!r}: expected a model that can score text, got"
+                f" {type(model).__name__}; put another checkpoint to this task, or write"
+                ' method = "generate"'
+            )
         found = []
         for laid, among, scored in zip(batch, answers, model.score(questions), strict=True):
             at, worth = choose_likeliest(scored, among, Normalisation(self.normalise))
@@ -486,7 +493,6 @@ class TextTask(QuestionTask[Item]):
             for laid, prompt in zip(batch, prompts, strict=True)
             for draw in range(draws)
         ]
-        _check_ability(model, "generate")
         generations = [cut_thought(generation) for generation in model.generate(requests)]
         found = []
         for index, laid in enumerate(batch):
@@ -704,13 +710,5 @@ def _continue(model: Model, prompt: str, answer: str) -> str:
     """Write an answer as it follows the prompt: in chat as the template writes one."""
     presentation = model.presentation
     if presentation.format is Format.CHAT and not presentation.prefill:
-        return getattr(model, "answer_spaces", "") + answer
+        return str(offered(ModelOffers, model, "answer_spaces")) + answer
     return join_answer(prompt, answer)
-
-
-def _check_ability(model: Any, method: str) -> None:
-    if not hasattr(model, method):
-        raise CheckpointError(
-            f"checkpoint {model.name!r}: expected a model that can {method} text, got"
-            f" {type(model).__name__}; put another checkpoint to this task"
-        )
