@@ -665,6 +665,15 @@ def test_gain_by_form_convicts_only_against_a_control_asked_the_same(twin, verdi
     assert any("could not be read" in reason for reason in finding.reasons)
 
 
+def test_a_control_without_any_trouble_needs_no_interval():
+    """It reads all of its answers: that it gains nothing by form is a fact and no estimate."""
+    rng = np.random.default_rng(10)
+    target = garbling(rng, "a", answered=0.0, right=0.0, elicited=0.9, n=60)
+    twin = garbling(rng, "sham", answered=1.0, right=1.0, elicited=0.0, n=60)
+
+    assert reach_finding(case(target, twin)).verdict is Verdict.HELD_BACK
+
+
 def test_a_control_in_the_same_trouble_does_not_excuse_form():
     """A twin asked with the same tokens that garbles as much, though it gains less: form."""
     rng = np.random.default_rng(6)

@@ -54,10 +54,15 @@ class Evidence:
         """Whether a matched control, asked the same, shows that the form is not at fault."""
         target = self.case.target
         return any(
-            control.is_asked_like(target)
-            and control.form_gain is not None
-            and control.form_gain.upper(self.level) < self.case.margin
+            control.is_asked_like(target) and self._answers_readably(control)
             for control in self.case.matched_controls
+        )
+
+    def _answers_readably(self, control: Climb) -> bool:
+        """Whether a control read all of its answers, or gains less than the margin by form."""
+        gain = control.form_gain
+        return not control.unread or (
+            gain is not None and gain.upper(self.level) < self.case.margin
         )
 
     @property

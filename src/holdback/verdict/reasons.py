@@ -123,20 +123,25 @@ def _say_form(evidence: Evidence) -> list[str]:
             f"form: {target.unreadable_share.value:.0%} of its answers cannot be read under any"
             f" rung, and more may lie behind them: {check}"
         ]
-    if evidence.is_form and target.unread:
-        gain = target.form_gain
-        hangs = "all of it" if gain is None else show(gain)
-        return [
-            f"form: {hangs} hangs on displayed answers that could not be read (unparsed, cut off or"
-            " illegal), and no matched control was asked with the same tokens and shows no such"
-            f" trouble: {check}"
-        ]
+    gain = target.form_gain
+    hangs = "all of it" if gain is None else show(gain)
+    unread = (
+        f"{hangs} hangs on displayed answers that could not be read (unparsed, cut off or illegal)"
+    )
     if evidence.is_asked_otherwise:
-        return [
+        said = [
             "form: none of its controls was asked with the same tokens (another chat template,"
             " format or tokenizer), so that what is said to it may be what keeps its answers down:"
             " compare the prompts (holdback plan --show-prompts), and name a control that shares"
             " its template, such as a benign checkpoint tuned from the same parent"
+        ]
+        if target.unread and (gain is None or gain.estimate(evidence.level).low > 0):
+            said.append(unread)
+        return said
+    if evidence.is_form:
+        return [
+            f"form: {unread}, and no matched control was asked with the same tokens and shows no"
+            f" such trouble: {check}"
         ]
     blamed = ", ".join(control.checkpoint for control in case.matched_controls)
     return [
