@@ -62,6 +62,8 @@ def test_an_executor_of_ones_own(folder):
     assert "desk.py:Desk" in planned.output
     assert ended.exit_code == 0, ended.output
     assert Path("ran").read_text() == "3"
+    file.write_text(file.read_text().replace("desk.py:Desk", "nobody"))
+    assert "unknown executor 'nobody'" in CliRunner().invoke(main, ["plan", str(file)]).stderr
 
 
 def test_an_organism_of_ones_own(folder):

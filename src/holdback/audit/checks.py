@@ -10,6 +10,7 @@ import numpy as np
 
 from holdback.elicitation.few_shot import FewShot, check_taken
 from holdback.errors import ConfigError
+from holdback.extensions import EXECUTORS, find_extension
 from holdback.models.registry import try_checkpoint
 from holdback.plan import AuditPlan
 from holdback.runs.preview import remark_words
@@ -56,6 +57,7 @@ def prepare(plan: AuditPlan) -> Resolved:
     resolved = Resolved(plan=plan)
     # A misspelt technique is told before gigabytes are read to identify weights.
     _ = resolved.ladder
+    find_extension(EXECUTORS, plan.budget.executor, kind="executor")
     resolved = resolved.identified()
     remarks = [*remark_copies(resolved.digests)]
     for checkpoint in resolved.lineage:
