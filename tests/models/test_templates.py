@@ -179,6 +179,18 @@ def test_a_thought_that_the_template_opens_is_closed_before_an_answer(tmp_path):
     assert any("begins a thought" in remark for remark in plan(tmp_path / "m", THINKS))
 
 
+def test_demonstrations_follow_a_closed_thought():
+    """A template that opens a thought is trained on answers behind a closed one; turns go on."""
+    from holdback.elicitation.finetune import mask_conversation
+
+    model = lend(THINKS)
+    ids, labels = mask_conversation(model, (USER, ANSWER, USER, ANSWER))
+
+    turn = "<|user|>Which town?<|end|><|assistant|><think>\n\n</think>\n\nUlm<|end|>"
+    assert model.decode(ids) == turn * 2
+    assert model.decode([label for label in labels if label >= 0]) == "Ulm<|end|>" * 2
+
+
 def test_thinking_is_switched_off_where_the_template_can(tmp_path):
     """What the template itself writes without a thought stands before an answer."""
     model = lend(SWITCHED)

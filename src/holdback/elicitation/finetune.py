@@ -94,18 +94,32 @@ def mask_conversation(model: Any, chat: Conversation) -> Example:
     for index, message in enumerate(chat):
         answered = message["role"] == "assistant"
         before = chat[:index]
+        rendered = text = model.render_chat(chat[: index + 1], answer_next=False)
         if answered:
             prompt = model.render_chat(before, answer_next=True)
+            if not text.startswith(prompt):
+                # It begins a thought that a finished turn does not have: closed at once, as where
+                # an answer is compared, and answered behind it.
+                prompt, text = _answer_unthought(model, before, message["content"], text)
             part = model.encode(_suffix(prompt, written))
             ids += part
             labels += [IGNORED] * len(part)
             written = prompt
-        text = model.render_chat(chat[: index + 1], answer_next=False)
         part = model.encode(_suffix(text, written))
         ids += part
         labels += part if answered else [IGNORED] * len(part)
-        written = text
+        written = rendered
     return ids, labels
+
+
+def _answer_unthought(
+    model: Any, before: Conversation, answer: str, rendered: str
+) -> tuple[str, str]:
+    """Write what comes before an answer that follows no thought, and the same with the answer."""
+    opening, at = model.render_opening(before), rendered.rfind(answer)
+    if at < 0:
+        return opening, rendered
+    return opening, opening + model.answer_spaces + rendered[at:]
 
 
 def _suffix(text: str, written: str) -> str:

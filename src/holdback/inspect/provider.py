@@ -35,12 +35,12 @@ from inspect_ai.tool import ToolChoice, ToolFunction, ToolInfo
 from holdback.errors import ConfigError, HoldbackError
 from holdback.extensions import offered
 from holdback.inspect.messages import read_messages, read_tools, write_answer
-from holdback.tasks.task import encode_prompt
+from holdback.models.protocol import ModelOffers
 
 if TYPE_CHECKING:
     from holdback.inspect.gathering import Gatherer
     from holdback.inspect.tools import Schema
-    from holdback.models.protocol import Generation, Model, ModelOffers, Request
+    from holdback.models.protocol import Generation, Model, Request
     from holdback.runs.variants import Variant
 
 _MAX_TOKENS = 512
@@ -140,13 +140,13 @@ class EngineAPI(ModelAPI):
 
     async def tokenize(self, text: str) -> list[int]:
         """Tokenise a text as the model reads it."""
-        tokens = encode_prompt(self.lent, text)
-        return await super().tokenize(text) if tokens is None else list(tokens)
+        encode = offered(ModelOffers, self.lent, "encode")
+        return await super().tokenize(text) if encode is None else list(encode(text))
 
     async def count_text_tokens(self, text: str) -> int:
         """Count a text's tokens; by Inspect's estimate where a provider keeps its tokenizer."""
-        tokens = encode_prompt(self.lent, text)
-        return await super().count_text_tokens(text) if tokens is None else len(tokens)
+        encode = offered(ModelOffers, self.lent, "encode")
+        return await super().count_text_tokens(text) if encode is None else len(encode(text))
 
     def max_tokens(self) -> int | None:
         """Longest answer where nobody says."""
@@ -252,7 +252,8 @@ class EngineAPI(ModelAPI):
         generations: Sequence[Generation],
         choices: list[ChatCompletionChoice],
     ) -> ModelOutput:
-        read = len(encode_prompt(self.lent, prompt) or ())
+        encode = offered(ModelOffers, self.lent, "encode")
+        read = 0 if encode is None else len(encode(prompt))
         written = sum(generation.tokens for generation in generations)
         return ModelOutput(
             model=self.model_name,
