@@ -71,17 +71,17 @@ def run_audit(
             shelf=shelf,
         )
 
-    def begin(of: Resolved, name: str) -> _Climb:
+    def begin(of: Resolved, name: str) -> _Phases:
         store.begin_audit(name, plan=dump_plan(of.plan), command=command)
         audits.keep(of)
-        return _Climb(of, name, audits, allowance, perform)
+        return _Phases(of, name, audits, allowance, perform)
 
-    climb = begin(resolved, digest)
+    phases = begin(resolved, digest)
     try:
         with sharing_ledger():
-            climb.run_all(resolved.climbs)
+            phases.run_all(resolved.climbs)
             if not allowance.reached:
-                _plant(climb, begin)
+                _plant(phases, begin)
         if not allowance.reached:
             # Another audit of this store may be training.
             shutil.rmtree(shelf, ignore_errors=True)
@@ -93,7 +93,7 @@ def run_audit(
 
 
 @dataclass(frozen=True)
-class _Climb:
+class _Phases:
     """The phases that an audit of checkpoints and one of copies have in common."""
 
     resolved: Resolved
@@ -149,20 +149,20 @@ class _Climb:
         ]
 
 
-def _plant(climb: _Climb, begin: Callable[[Resolved, str], _Climb]) -> None:
+def _plant(phases: _Phases, begin: Callable[[Resolved, str], _Phases]) -> None:
     """Let copies that hide something climb, of every checkpoint that nothing was found in."""
-    plan, digest, audits = climb.resolved.plan, climb.digest, climb.audits
+    plan, digest, audits = phases.resolved.plan, phases.digest, phases.audits
     waiting = {place: list_secrets(plan, place[1]) for place in find_unqualified(audits, digest)}
     while waiting:
         # One after the other: where one does not take the next is tried.
         secret = next(iter(waiting.values()))[0]
-        copies = begin(plan_secret(climb.resolved, secret), name_secret(digest, secret))
+        copies = begin(plan_secret(phases.resolved, secret), name_secret(digest, secret))
         names = {name for (name, _), secrets in waiting.items() if secrets[0] == secret}
         rungs = copies.resolved.climbs
         # What did not take hides nothing: its copy need not climb.
-        for phase in (copies.run_shown, copies.run_all):
-            phase({place: rungs[place] for place in rungs if place[0] in names})
-            if climb.allowance.reached:
+        for run in (copies.run_shown, copies.run_all):
+            run({place: rungs[place] for place in rungs if place[0] in names})
+            if phases.allowance.reached:
                 return
             planted = find_planted(audits, digest)
             names &= planted
