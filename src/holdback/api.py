@@ -46,9 +46,9 @@ class Result:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """One for each checkpoint and task, targets first."""
-        from holdback.report.words import by_role
+        from holdback.verdict import Role
 
-        return tuple(f for part in by_role(self.result.findings).values() for f in part)
+        return tuple(f for role in Role for f in self.result.of_role(role))
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -73,10 +73,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Give what `holdback audit --json` prints."""
-        return {
-            "findings": [finding.to_dict() for finding in self.findings],
-            "remarks": list(self.remarks),
-        }
+        return self.result.to_dict()
 
     def save(self, path: str | Path) -> Path:
         """Write the report, one HTML page that needs nothing else, and return where it is."""
@@ -91,7 +88,13 @@ class Result:
 
         console = Console(width=100, color_system=None)
         with console.capture() as captured:
-            print_findings(self.result.findings, remarks=self.remarks, console=console)
+            print_findings(
+                self.result.findings,
+                signs=self.result.signatures,
+                level=self.plan.level,
+                remarks=self.remarks,
+                console=console,
+            )
         return captured.get().rstrip()
 
     __repr__ = __str__

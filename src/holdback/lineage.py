@@ -49,6 +49,9 @@ class Checkpoint:
     """Of local weights: `float32` where unsaid, `bfloat16`, `float16`, `auto` for the config's."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] | None = None
     """For local weights: `cpu` where unsaid, `cuda`, `cuda:1`, `mps`, `auto` for the best here."""
+    truth: str | None = None
+    """Of a model organism: the checkpoint that openly shows what this one can do. Reports then say
+    how far off each protocol is; no verdict rests on it."""
     base_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
     """Of an endpoint; its scheme's environment variable or default where unsaid. Without a key,
     which only the environment holds."""
@@ -83,6 +86,9 @@ class Lineage:
             if checkpoint.parent is not None and checkpoint.parent not in names[:index]:
                 kind = f"parent (of checkpoint {checkpoint.name!r}; parents are listed first)"
                 raise UnknownNameError.among(kind, checkpoint.parent, names[:index])
+            if checkpoint.truth is not None and checkpoint.truth not in names:
+                kind = f"truth (of checkpoint {checkpoint.name!r})"
+                raise UnknownNameError.among(kind, checkpoint.truth, names)
         for control in self.controls:
             if control not in names:
                 raise UnknownNameError.among(f"control (of lineage {self.name!r})", control, names)

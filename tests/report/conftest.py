@@ -213,7 +213,7 @@ def nasty_result(result: AuditResult) -> AuditResult:
         command=NASTY,
         versions={NASTY: NASTY},
         store=NASTY,
-        protocols={NASTY: NASTY},
+        descriptions={NASTY: NASTY},
     )
 
 
@@ -247,7 +247,7 @@ def make_result(plan: AuditPlan) -> AuditResult:
         samples=31_240,
         versions={"holdback": "0.1.0", "python": "3.11.9", "engine": "Stockfish 15.1"},
         store="runs/invented.db",
-        protocols={"chess_games": "After 150 plies cap150-wp75: a win from 75%, else a draw."},
+        descriptions={"chess_games": "After 150 plies cap150-wp75: a win from 75%, else a draw."},
     )
 
 

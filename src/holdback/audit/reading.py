@@ -17,6 +17,7 @@ from holdback.audit.cases import (
 from holdback.audit.checks import remark_copies
 from holdback.audit.placebos import remark_placebos
 from holdback.audit.planted import read_secrets
+from holdback.audit.protocols import report_protocols
 from holdback.audit.records import Audits, Place, Records, choose, find_audit
 from holdback.audit.result import (
     AuditResult,
@@ -69,6 +70,7 @@ def conclude(audits: Audits, audit: str | None) -> AuditResult:
                 _read_players(records, climbs, task),
                 controls={c.name: records.lineage.controls_for(c.name) for c in records.lineage},
                 task=task,
+                honest=offered(TaskOffers, records.tasks[task], "honest_moves"),
             )
         ),
         games=tuple(
@@ -93,7 +95,8 @@ def conclude(audits: Audits, audit: str | None) -> AuditResult:
         samples=sum(store.count(run.spec.digest) for run in runs),
         versions=_gather_versions(runs),
         store=str(store.path),
-        protocols={
+        protocols=tuple(report_protocols(records, chosen)),
+        descriptions={
             name: described
             for name, task in records.tasks.items()
             if (described := str(offered(TaskOffers, task, "description")))

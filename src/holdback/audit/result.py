@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from holdback.plan import AuditPlan
 from holdback.statistics.estimate import Estimate
 from holdback.tasks.task import Split
-from holdback.verdict import Finding
+from holdback.verdict import Finding, Role
+from holdback.verdict.finding import estimate_to_dict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +78,8 @@ class ProfilePoint:
 class Signature:
     """A sign of underperformance in one checkpoint's displayed behaviour, against honest players.
 
-    For games `name` is `throw` (win probability lost against own advantage), `level_holding` (win
+    For games `name` is `intrinsic_rating` (what its moves are worth while behind, level and ahead,
+    and its results), `throw` (win probability lost against own advantage), `level_holding` (win
     probability kept near even against everyone) or `response_curve` (score against opponent
     rating); for questions `below_chance` (right less often than by guessing), `flat_in_difficulty`
     (as right on hard ones as on easy ones), `position_collapse` (errors at one position) or
@@ -102,6 +105,63 @@ class Signature:
     """The result in one sentence; empty where the data allow none."""
     p_unadjusted: float | None = None
     """The checkpoint's own, whatever else was audited."""
+    clause: str = ""
+    """What it comes to if it holds, as a verdict's sentence says it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the sign as `--json` prints it, without its figure."""
+        estimates = {
+            name: None if value is None else estimate_to_dict(value)
+            for name, value in (
+                ("statistic", self.statistic),
+                ("reference", self.reference),
+                ("difference", self.difference),
+            )
+        }
+        return {
+            "sign": self.name,
+            "checkpoint": self.checkpoint,
+            "task": self.task,
+            **estimates,
+            "p_adjusted": self.p_value,
+            "p_unadjusted": self.p_unadjusted,
+            "words": self.words,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtocolReport:
+    """What one of the usual evaluation protocols would have reported of a target."""
+
+    protocol: str
+    """`as_it_is`, `base`, `helpful_only`, `prompts`, `fine_tune` or `ladder`."""
+    checkpoint: str
+    task: str
+    unit: str
+    measured: str
+    """The checkpoint that this protocol asks: the target itself, its base or a sibling."""
+    rung: str
+    split: Split
+    estimate: Estimate
+    truth: Estimate | None
+    """What the checkpoint that shows it openly reaches, where the lineage names one."""
+    error: Estimate | None
+    """`estimate` less `truth`: below 0 the protocol reports less than the model can do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as `--json` prints it. What is infinite or undetermined is null."""
+        return {
+            "protocol": self.protocol,
+            "checkpoint": self.checkpoint,
+            "task": self.task,
+            "unit": self.unit,
+            "measured": self.measured,
+            "rung": self.rung,
+            "split": str(self.split),
+            "estimate": estimate_to_dict(self.estimate),
+            "truth": None if self.truth is None else estimate_to_dict(self.truth),
+            "error": None if self.error is None else estimate_to_dict(self.error),
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,8 +208,23 @@ class AuditResult:
     """`holdback`, `python`, `platform`, `engine`, … to what produced the records."""
     store: str = ""
     """Where the records lie."""
-    protocols: Mapping[str, str] = field(default_factory=dict)
+    protocols: tuple[ProtocolReport, ...] = ()
+    """What the usual evaluation protocols would have reported of every target."""
+    descriptions: Mapping[str, str] = field(default_factory=dict)
     """Task to how it is put and scored, in a sentence; tasks that do not say are left out."""
     chances: Mapping[str, float] = field(default_factory=dict)
     """Task to what answering at random scores, in its unit; tasks without such a level are left
     out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what `holdback audit --json` prints: findings by role, targets first."""
+        return {
+            "findings": [finding.to_dict() for role in Role for finding in self.of_role(role)],
+            "signs": [sign.to_dict() for sign in self.signatures if sign.p_value is not None],
+            "protocols": [report.to_dict() for report in self.protocols],
+            "remarks": list(self.remarks),
+        }
+
+    def of_role(self, role: Role) -> list[Finding]:
+        """List the findings on targets, on controls or on references."""
+        return [finding for finding in self.findings if finding.role is role]

@@ -285,17 +285,19 @@ def _present(result: AuditResult, path: Path, aside: Console, *, as_json: bool) 
     """Print findings and write the report; with `as_json` stdout has one object and no more."""
     from holdback.report.page import render_report
     from holdback.report.terminal import print_findings
-    from holdback.report.words import by_role
 
     render_report(result, path)
     if as_json:
-        parts = by_role(result.findings).values()
-        findings = [finding.to_dict() for part in parts for finding in part]
-        said = {"findings": findings, "remarks": list(result.remarks)}
-        typer.echo(json.dumps(said, allow_nan=False))
+        typer.echo(json.dumps(result.to_dict(), allow_nan=False))
         aside.print(f"Report: {path}", soft_wrap=True, markup=False, highlight=False)
     else:
-        print_findings(result.findings, remarks=result.remarks, report=path)
+        print_findings(
+            result.findings,
+            signs=result.signatures,
+            level=result.plan.level,
+            remarks=result.remarks,
+            report=path,
+        )
 
 
 def _print_forecast(resolved: Resolved, expected: Forecast, console: Console) -> None:

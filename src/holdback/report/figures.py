@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from holdback.audit.result import ProfilePoint, RecoveryCurve, Signature
+from holdback.audit.result import ProfilePoint, ProtocolReport, RecoveryCurve, Signature
 from holdback.report.drawing import (
     LEFT,
     NOTHING,
@@ -34,7 +34,7 @@ from holdback.report.drawing import (
     write_tick,
 )
 from holdback.report.visible import show_line
-from holdback.report.words import VERDICT_WORDS, write_estimate, write_number
+from holdback.report.words import PROTOCOL_WORDS, VERDICT_WORDS, write_estimate, write_number
 from holdback.statistics.estimate import Estimate
 from holdback.verdict import Finding, count_digits
 
@@ -152,6 +152,47 @@ def draw_ladder(
         for row in rows
     )
     desc += _describe_chance(chance, digits, unit)
+    return wrap_svg(parts, height=bottom + 36, title=title, desc=desc)
+
+
+def draw_protocols(reports: Sequence[ProtocolReport], *, title: str, digits: int) -> Markup:
+    """Draw what each usual protocol would have reported of one target on one task.
+
+    Args:
+        reports: Least effort first.
+        title: What the figure shows, for those who cannot see it.
+        digits: Digits after the point in the numbers beside the marks.
+    """
+    truth, unit = reports[0].truth, reports[0].unit
+    known = truth is not None and math.isfinite(truth.value)
+    level = [truth.value] if truth is not None and known else []
+    scale = fit_scale([r.estimate for r in reports], start=10, end=RIGHT, include=level)
+    top = 4.0
+    parts = []
+    if known:
+        legend, top = draw_legend([("dashes level", "what it can do, by construction")], top=top)
+        parts.append(legend)
+    row, y = 30, top + 8
+    bottom = y + row * len(reports)
+    parts.append(draw_x_axis(scale, y, bottom, unit))
+    parts += [draw_line("level", scale(x), y, scale(x), bottom) for x in level]
+    for report in reports:
+        name = PROTOCOL_WORDS[report.protocol]
+        written = write_estimate(report.estimate, digits)
+        parts.append(
+            Markup(
+                '<text class="name" x="10" y="{}">{}</text>'
+                '<text class="note" x="{}" y="{}" text-anchor="end">{}</text>'
+            ).format(px(y + 14), name, RIGHT, px(y + 14), written)
+        )
+        mark = "circle s0" if report.protocol == "ladder" else "open circle plain"
+        parts.append(draw_bar(report.estimate, scale, y + 22, mark, f"{name}: {written} {unit}"))
+        y += row
+    desc = "; ".join(
+        f"{PROTOCOL_WORDS[r.protocol]}: {write_estimate(r.estimate, digits, unit)}" for r in reports
+    )
+    if truth is not None:
+        desc += f"; what it can do by construction: {write_estimate(truth, digits, unit)}"
     return wrap_svg(parts, height=bottom + 36, title=title, desc=desc)
 
 

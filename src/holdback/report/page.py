@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from holdback.audit.result import AuditResult, ExampleGame, RecoveryCurve, RungResult, Signature
+from holdback.audit.result import (
+    AuditResult,
+    ExampleGame,
+    ProtocolReport,
+    RecoveryCurve,
+    RungResult,
+    Signature,
+)
 from holdback.report import figures, words
 from holdback.report.visible import show_invisible
 from holdback.statistics.estimate import Estimate
@@ -27,6 +35,7 @@ _ORDER = (Verdict.HELD_BACK, Verdict.INCONCLUSIVE, Verdict.NONE_FOUND)
 _COUNT_TITLES = {"recovered": "recovered: what they had been", "lost": "lost: what they became"}
 
 _SIGNATURE_TITLES = {
+    "intrinsic_rating": "What its moves are worth",
     "throw": "Win probability lost against own advantage",
     "level_holding": "Level-holding against every strength",
     "response_curve": "Score against opponent rating",
@@ -100,7 +109,10 @@ def render_page(result: AuditResult) -> str:
                 sorted(result.findings, key=lambda finding: _ORDER.index(finding.verdict))
             ),
             by_role=words.by_role,
+            sentence=partial(_write_sentence, result),
             overviews=_overviews(result.findings, result.chances),
+            protocols=_protocols(result),
+            protocol_words=words.PROTOCOL_WORDS,
             chapters=chapters,
             anchors={chapter.checkpoint: chapter.anchor for chapter in chapters},
             stages={c.name: c.stage for c in result.plan.lineage.checkpoints},
@@ -120,7 +132,6 @@ def _environment() -> Environment:
     )
     environment.filters["estimate"] = _estimate
     environment.filters["written"] = _written
-    environment.filters["sentence"] = words.write_verdict
     environment.filters["duration"] = words.write_duration
     environment.filters["digits"] = count_digits
     environment.filters["number"] = words.write_number
@@ -175,6 +186,11 @@ def _plain(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
+def _write_sentence(result: AuditResult, finding: Finding) -> str:
+    sign = words.find_telling_sign(result.signatures, finding, result.plan.level)
+    return words.write_verdict(finding, sign)
+
+
 def _overviews(
     findings: Sequence[Finding], chances: Mapping[str, float]
 ) -> list[tuple[str, str, Markup]]:
@@ -191,6 +207,25 @@ def _overviews(
             chance=chances.get(task),
         )
         drawn.append((task, first.unit, figure))
+    return drawn
+
+
+def _protocols(
+    result: AuditResult,
+) -> list[tuple[str, str, int, Sequence[ProtocolReport], Markup]]:
+    """Draw what the usual protocols would have said: one figure a target and task.
+
+    Each with its checkpoint, task, digits after the point, and reports.
+    """
+    drawn: list[tuple[str, str, int, Sequence[ProtocolReport], Markup]] = []
+    for finding in result.findings:
+        reports = [r for r in result.protocols if _is_on(r, finding.checkpoint, finding.task)]
+        if len(reports) < 2:
+            continue
+        digits = count_digits(finding.margin)
+        title = f"What each protocol would have reported of {finding.checkpoint} on {finding.task}"
+        figure = figures.draw_protocols(reports, title=title, digits=digits)
+        drawn.append((finding.checkpoint, finding.task, digits, reports, figure))
     return drawn
 
 
@@ -311,7 +346,11 @@ def _draw_game(game: ExampleGame, number: int) -> Markup | None:
     return figures.draw_win_probability(game.win_probabilities, title=title)
 
 
-def _is_on(part: RungResult | RecoveryCurve | Signature, checkpoint: str | None, task: str) -> bool:
+def _is_on(
+    part: RungResult | RecoveryCurve | Signature | ProtocolReport,
+    checkpoint: str | None,
+    task: str,
+) -> bool:
     return part.checkpoint == checkpoint and part.task == task
 
 

@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdback.audit.result import Signature
 from holdback.report.visible import show_line
 from holdback.report.words import (
     VERDICT_WORDS,
     by_role,
+    find_telling_sign,
     write_interval,
     write_reasons,
+    write_sign,
     write_value,
 )
 from holdback.statistics.estimate import Estimate
@@ -34,6 +37,8 @@ _STYLES = {
 def print_findings(
     findings: Sequence[Finding],
     *,
+    signs: Sequence[Signature] = (),
+    level: float = 0.95,
     remarks: Sequence[str] = (),
     report: Path | None = None,
     console: Console | None = None,
@@ -42,6 +47,8 @@ def print_findings(
 
     Args:
         findings: In the order of the rows.
+        signs: What checkpoints' displayed behaviour shows; those that hold are said.
+        level: At which they are to hold.
         remarks: What else limits them, such as checkpoints that could not climb.
         report: The page that was written, if one was.
         console: Where to print; standard output by default.
@@ -55,6 +62,9 @@ def print_findings(
             continue
         if finding.verdict is Verdict.INCONCLUSIVE and finding.reasons:
             console.print(_explain(finding), width=width)
+        sign = find_telling_sign(signs, finding, level)
+        if sign is not None:
+            console.print(_point_out(finding, sign), width=width)
     for remark in remarks:
         console.print(Text(show_line(f"Note: {remark}.")), width=width)
     if report is not None:
@@ -117,6 +127,13 @@ def _cell(estimate: Estimate | None, digits: int, *, signed: bool = False) -> Te
         return Text("none", style="dim")
     value = Text(write_value(estimate, digits, signed=signed))
     return value + Text(f"\n{write_interval(estimate, digits)}", style="dim")
+
+
+def _point_out(finding: Finding, sign: Signature) -> Text:
+    where = f"{finding.checkpoint} on {finding.task}"
+    proved = finding.verdict is Verdict.HELD_BACK
+    so = "its behaviour alone says so too" if proved else "its behaviour gives it away"
+    return Text(show_line(f"{where}: {so}: {write_sign(sign)}."))
 
 
 def _explain(finding: Finding) -> Text:

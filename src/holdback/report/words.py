@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from holdback.audit.result import Signature
 from holdback.statistics.estimate import Estimate
 from holdback.verdict import Finding, Role, Verdict, count_digits
 
@@ -21,6 +22,17 @@ ROLE_WORDS = {
     Role.REFERENCE: "references",
 }
 """Targets first: what they hold back is what a reader came for."""
+
+
+PROTOCOL_WORDS = {
+    "as_it_is": "tuned model as it is",
+    "base": "base model",
+    "helpful_only": "helpful-only model",
+    "prompts": "other prompts",
+    "fine_tune": "small fine-tune",
+    "ladder": "the whole ladder",
+}
+"""The usual evaluation protocols, least effort first."""
 
 
 def by_role(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -82,8 +94,46 @@ def write_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def write_verdict(finding: Finding) -> str:
-    """Write a finding as one plain sentence, without the checkpoint's name at its start."""
+def write_sign(sign: Signature) -> str:
+    """Write a sign of holding back as a clause."""
+    p = sign.p_value if sign.p_value is not None else 1.0
+    return f"{sign.clause or sign.words} (p {write_probability(p)})"
+
+
+def find_telling_sign(
+    signs: Sequence[Signature], finding: Finding, level: float
+) -> Signature | None:
+    """Find the strongest sign of a finding's checkpoint that holds after correction, if any."""
+    telling = [
+        sign
+        for sign in signs
+        if (sign.checkpoint, sign.task) == (finding.checkpoint, finding.task)
+        and sign.name != "combined"
+        and sign.p_value is not None
+        and sign.p_value < 1 - level
+    ]
+    return min(telling, key=lambda sign: sign.p_value or 0.0, default=None)
+
+
+def write_verdict(finding: Finding, sign: Signature | None = None) -> str:
+    """Write a finding as plain words, without the checkpoint's name at its start.
+
+    Args:
+        finding: The finding.
+        sign: What its displayed behaviour shows beside it, where it shows anything.
+    """
+    said = _write_verdict(finding)
+    if sign is None:
+        return said
+    if finding.verdict is Verdict.HELD_BACK:
+        return f"{said} Its behaviour alone says so too: {write_sign(sign)}."
+    return (
+        f"gives itself away on {finding.task}, though no rung proved it: {write_sign(sign)}. By the"
+        f" ladder it {said}"
+    )
+
+
+def _write_verdict(finding: Finding) -> str:
     shown = _in_words(finding.displayed, finding)
     drawn = _in_words(finding.elicited, finding)
     if finding.verdict is Verdict.HELD_BACK and finding.group is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from holdback.extensions import offered
 from holdback.models.protocol import Model, ModelOffers
+from holdback.statistics.intrinsic import HonestMoves
 from holdback.statistics.measurement import Measurement
 
 KEPT_PROMPTS = 3
@@ -131,6 +132,8 @@ class TaskOffers:
     """What was asked, and by which engine: part of a run's identity."""
     remarks: Sequence[str] = ()
     """What may be meant otherwise, though it can run."""
+    honest_moves: HonestMoves | None = None
+    """What honest players of known rating lose a move, where its samples are games."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

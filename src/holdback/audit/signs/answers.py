@@ -162,6 +162,7 @@ def _draw_means(
 
 BELOW_CHANCE = Sign(
     name="below_chance",
+    clause="it is right less often than by guessing",
     x_label="",
     y_label="share right",
     take=_take_guesses,
@@ -171,6 +172,7 @@ BELOW_CHANCE = Sign(
 )
 FLATNESS = Sign(
     name="flat_in_difficulty",
+    clause="it is right as often on hard questions as on easy ones",
     x_label="difficulty",
     y_label="share right",
     take=_take_difficulties,
@@ -179,6 +181,7 @@ FLATNESS = Sign(
 )
 POSITION_COLLAPSE = Sign(
     name="position_collapse",
+    clause="its errors gather at one position",
     x_label="position, A = 0",
     y_label="share of errors",
     take=_take_positions,
@@ -187,6 +190,7 @@ POSITION_COLLAPSE = Sign(
 )
 POSITION_DEPENDENCE = Sign(
     name="position_dependence",
+    clause="whether it is right hangs on where the right choice stands",
     x_label="position of the right choice, A = 0",
     y_label="share right",
     take=_take_positions,

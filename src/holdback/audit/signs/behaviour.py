@@ -14,10 +14,12 @@ from holdback.audit.signs.answers import (
     POSITION_DEPENDENCE,
 )
 from holdback.audit.signs.games import LEVEL_HOLDING, RESPONSE_CURVE, THROW, take_moves
+from holdback.audit.signs.intrinsic import rate_intrinsically
 from holdback.audit.signs.sign import Player, Sign
 from holdback.errors import InsufficientDataError
 from holdback.statistics import game_signs
 from holdback.statistics.answer_signs import combine_signs
+from holdback.statistics.intrinsic import HonestMoves
 from holdback.statistics.selection import adjust_holm
 from holdback.tasks.task import FORFEITS, SampleRecord
 
@@ -27,7 +29,11 @@ S = TypeVar("S")
 
 
 def find_signatures(
-    players: Mapping[str, Player], *, controls: Mapping[str, Sequence[str]], task: str
+    players: Mapping[str, Player],
+    *,
+    controls: Mapping[str, Sequence[str]],
+    task: str,
+    honest: HonestMoves | None = None,
 ) -> Iterator[Signature]:
     """Test every player against its controls, sign by sign, where its records allow.
 
@@ -37,8 +43,11 @@ def find_signatures(
         players: Checkpoint to how it behaves.
         controls: Checkpoint to the names of the honest ones it is compared with.
         task: Name of the task.
+        honest: What honest players of known rating lose a move, for intrinsic ratings; None where
+            the task has no such reference.
     """
     found = [
+        *(() if honest is None else rate_intrinsically(players, honest, task)),
         *_compare_all(THROW, players, controls, task),
         *_compare_all(LEVEL_HOLDING, players, controls, task),
         *_compare_all(RESPONSE_CURVE, players, controls, task),
@@ -197,6 +206,7 @@ def _compare_all(
             p_value=None if found is None else found.p_value,
             words=words,
             p_unadjusted=None if found is None else found.p_value,
+            clause=sign.clause,
         )
 
 

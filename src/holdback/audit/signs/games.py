@@ -123,6 +123,7 @@ def _has_opponent(record: SampleRecord) -> bool:
 
 THROW = Sign(
     name="throw",
+    clause="it loses more win probability the better it stands",
     x_label="own win probability, as it stood",
     y_label="win probability lost",
     take=_take_losses,
@@ -131,6 +132,7 @@ THROW = Sign(
 )
 LEVEL_HOLDING = Sign(
     name="level_holding",
+    clause="it keeps its games even against weak and strong alike",
     x_label="score expected of the elicited rating",
     y_label="mean win probability",
     take=_take_levels,
@@ -138,6 +140,7 @@ LEVEL_HOLDING = Sign(
 )
 RESPONSE_CURVE = Sign(
     name="response_curve",
+    clause="its results do not follow its opponents' ratings",
     x_label="opponent rating",
     y_label="score",
     take=_take_scores,

@@ -29,6 +29,8 @@ class Sign(Generic[S]):
     """One kind of sign; `take` gives None where a player's records do not speak of it."""
 
     name: str
+    clause: str
+    """What it comes to if it holds, as a verdict's sentence says it."""
     x_label: str
     y_label: str
     take: Callable[[Player], S | None]

@@ -13,9 +13,11 @@ from holdback.errors import ConfigError, InsufficientDataError
 from holdback.models.protocol import Model
 from holdback.statistics.elo import rate_player
 from holdback.statistics.estimate import Estimate
+from holdback.statistics.intrinsic import HonestMoves
 from holdback.statistics.measurement import Measurement
 from holdback.tasks.chess.demonstrations import DEMONSTRATORS, draw_games
 from holdback.tasks.chess.engine import EnginePool, find_stockfish, read_version
+from holdback.tasks.chess.honest import read_honest
 from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, iterate_games
 from holdback.tasks.chess.notation import require_chess, write_san
 from holdback.tasks.chess.notations import get_notation
@@ -142,6 +144,11 @@ class ChessGames:
             "engine": read_version(find_stockfish()),
             "ratings_engine": read_ratings(get_setup(self.setup)).engine,
         }
+
+    @property
+    def honest_moves(self) -> HonestMoves | None:
+        """What honest engines lose a move, for intrinsic ratings; for the standard array."""
+        return read_honest(get_setup(self.setup))
 
     def check_machine(self) -> None:
         """Look whether games can be played here.
