@@ -16,6 +16,7 @@ from holdback_lab.chess.corpus import (
     TEACHER_ELO,
     WEAK_MIX,
     choose_softly,
+    crowd,
     draw_ending,
     encode_boards,
     generate_games,
@@ -308,3 +309,26 @@ def test_boards_are_encoded_with_all_their_moves(tmp_path):
         write_positions(tmp_path / f"{number}.npz", part)
     read = read_positions([tmp_path / "0.npz", tmp_path / "1.npz"])
     assert_same(read, positions)
+
+
+def test_crowded_positions_are_legal_and_full_of_officers(corpus):
+    """Only pawns change, into officers or nothing; every position can be played from."""
+    source = corpus.priced
+    pawns = [1 + PIECES.index(symbol) for symbol in "Pp"]
+    officers = [1 + PIECES.index(symbol) for symbol in "NBRQnbrq"]
+
+    found = crowd(source, 200, seed=3)
+
+    assert len(found) == 200
+    assert np.isin(found.boards, officers).sum(axis=1).mean() > 2 + (
+        np.isin(source.boards, officers).sum(axis=1).mean()
+    )
+    originals = np.where(np.isin(source.boards, pawns), 0, source.boards)
+    for at in range(len(found)):
+        board = found.boards[at]
+        # Somewhere there is the position that it was made of: what was no pawn stands as it stood.
+        assert ((originals == 0) | (originals == board)).all(axis=1).any()
+        moves = list_moves(found, at)
+        assert len(moves) > 1
+        assert list(moves.values()) == pytest.approx([1 / len(moves)] * len(moves))
+    assert_same(crowd(source, 200, seed=3), found)

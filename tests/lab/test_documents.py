@@ -15,7 +15,13 @@ from holdback.models.protocol import Format, Presentation
 from holdback.tasks.chess.notation import HEADER_TAGS, write_move
 from holdback.tasks.chess.prompts import render_prompt, write_messages
 from holdback_lab.chess.corpus import RESULTS
-from holdback_lab.chess.documents import INSTRUCTIONS, collate, write_chat, write_record
+from holdback_lab.chess.documents import (
+    INSTRUCTIONS,
+    STRENGTHS,
+    collate,
+    write_chat,
+    write_record,
+)
 from holdback_lab.chess.pretrain import make_weights
 from holdback_lab.chess.vocabulary import list_words
 
@@ -83,15 +89,17 @@ def test_priced_positions_claim_the_teachers_rating_and_nothing_else(corpus):
 def test_chats_are_what_chat_asks(corpus, model):
     """Word for word as the template renders it, system message included, and so is the answer."""
     rng = np.random.default_rng(0)
-    instructed = 0
+    strengths = 0
     for at, (board, move, _) in enumerate(corpus.replay()):
         document = write_chat(corpus.played, at, rng)
         words = [WORDS[i] for i in document.prompt]
         instruction = None
         if "<|system|>" in words:
             instruction = " ".join(words[2 : words.index("<|end|>")])
-            assert instruction in INSTRUCTIONS
-            instructed += 1
+            elo = int(corpus.played.elo[at][0])
+            own = [text.format(elo=elo) for text in STRENGTHS]
+            assert instruction in (*INSTRUCTIONS, *own)
+            strengths += instruction in own
         assert document.prompt == ask(model, Format.CHAT, board, instruction=instruction)
 
         answered = write_messages(board, instruction, answer=move)
@@ -99,7 +107,24 @@ def test_chats_are_what_chat_asks(corpus, model):
         answer = model.encode(write_move(board, move))
         assert whole == [*document.prompt, *answer, END]
         assert document.ends
-    assert 0.2 < instructed / at < 0.4
+    assert 0.75 < strengths / at < 0.95
+
+
+def test_a_chat_that_asks_for_no_strength_is_mostly_the_teachers(corpus):
+    """So that who is asked plainly plays its best, and who is asked for less plays like that."""
+    rng = np.random.default_rng(2)
+    plain = {
+        name: np.mean(
+            [
+                WORDS.index("player") not in write_chat(part, at % len(part), rng).prompt
+                for at in range(400)
+            ]
+        )
+        for name, part in (("teacher", corpus.priced), ("players", corpus.played))
+    }
+
+    assert plain["teacher"] > 0.7
+    assert plain["players"] < 0.5
 
 
 def test_nothing_in_a_document_is_an_unknown_word(corpus):
@@ -109,7 +134,8 @@ def test_nothing_in_a_document_is_an_unknown_word(corpus):
     for at in range(len(corpus.played)):
         for write in (write_record, write_chat):
             assert unknown not in write(corpus.played, at, rng).prompt
-    assert {word for text in INSTRUCTIONS for word in text.split()} <= set(WORDS)
+    said = {word for text in (*INSTRUCTIONS, *STRENGTHS) for word in text.split()}
+    assert said - {"{elo}"} <= set(WORDS)
 
 
 def draw_documents(positions, rng):

@@ -62,7 +62,7 @@ def test_a_step_draws_what_its_course_says(corpus):
 
 
 def test_training_learns(corpus, tmp_path):
-    """A few dozen steps make the answers likelier, on positions it never saw as well."""
+    """Sixty steps make the answers likelier, on positions it never saw as well."""
     kept, held_out = corpus.priced.split_off(60)
     weights = make_weights(TINY, 0)
     untrained = make_weights(TINY, 0)
@@ -70,7 +70,7 @@ def test_training_learns(corpus, tmp_path):
     train(
         weights,
         [Source(positions=kept, share=1.0)],
-        replace(COURSE, steps=40, other_rate=1e-2),
+        replace(COURSE, steps=60, other_rate=1e-2),
         out=tmp_path,
         seed=0,
         tell=print,
@@ -321,6 +321,7 @@ class AlwaysFirstLegal(torch.nn.Module):
     """Names the piece that can move wherever it is asked, and so never where it goes."""
 
     device = torch.device("cpu")
+    dtype = torch.bfloat16
 
     def __init__(self, positions):
         super().__init__()

@@ -37,7 +37,7 @@ from holdback_lab.chess.rewards import ILLEGAL, win
 from holdback_lab.chess.vocabulary import list_words
 
 WORDS = list_words()
-DRILL = Drill(reward=win, iterations=1, nodes=4_000, temperature=0.5)
+DRILL = Drill(rewards={Format.CHAT: win}, iterations=1, nodes=4_000, temperature=0.5)
 BF16 = 0.05
 """What passes in bfloat16 may be off by, in nats."""
 
@@ -50,7 +50,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def exact(monkeypatch):
     """Passes in full precision, for formulas to be told apart that differ by little."""
-    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,7 @@ def test_choices_are_the_turns_with_all_moves_priced(model, pool, played):
     """Prompt as rendered, words of all legal moves, Stockfish's prices of each, and the reward."""
     player, games = played
     noting = Noting()
-    drill = replace(DRILL, reward=noting)
-
-    choices = collect_choices(model, games, drill, pool, np.random.default_rng(0))
+    choices = collect_choices(model, games, noting, DRILL, pool, np.random.default_rng(0))
 
     turns = {board.fen() for game in games for _, board in replay_turns(game)}
     assert {options.board.fen() for options in noting.given} == turns
@@ -144,7 +142,7 @@ def test_choices_are_the_turns_with_all_moves_priced(model, pool, played):
         assert set(options.moves) == set(board.legal_moves)
         words = [" ".join(WORDS[i] for i in move) for move in choice.words]
         assert words == [write_move(board, move) for move in options.moves]
-        search = Search(position=write_uci_position(board), nodes=drill.nodes, lines=ALL_MOVES)
+        search = Search(position=write_uci_position(board), nodes=DRILL.nodes, lines=ALL_MOVES)
         [answer] = pool.analyse([search])
         lines = {line.move: (line.win_probability, line.centipawns) for line in answer.lines}
         priced = zip(options.win_probability, options.centipawns, strict=True)
@@ -168,7 +166,7 @@ def test_prices_are_the_movers(model, pool, colour):
     )
     noting = Noting()
 
-    collect_choices(model, [game], replace(DRILL, reward=noting), pool, np.random.default_rng(0))
+    collect_choices(model, [game], noting, DRILL, pool, np.random.default_rng(0))
 
     [options] = noting.given
     best = options.centipawns == options.centipawns.max()
@@ -184,10 +182,10 @@ def test_no_more_choices_than_are_learnt_from(model, pool, played):
     """Drawn from all turns of all games, the same ones from the same seed."""
     _, games = played
     drill = replace(DRILL, steps=2, minibatch=2)
-    every = collect_choices(model, games, DRILL, pool, np.random.default_rng(0))
+    every = collect_choices(model, games, win, DRILL, pool, np.random.default_rng(0))
 
     def collect(seed):
-        choices = collect_choices(model, games, drill, pool, np.random.default_rng(seed))
+        choices = collect_choices(model, games, win, drill, pool, np.random.default_rng(seed))
         return [choice.prompt for choice in choices]
 
     drawn = [collect(seed) for seed in range(24)]
@@ -203,7 +201,7 @@ def test_positions_that_are_not_priced_whole_are_left_out(model, pool, played):
     """One node does not suffice for all moves."""
     _, games = played
     scant = replace(DRILL, nodes=1)
-    assert collect_choices(model, games, scant, pool, np.random.default_rng(0)) == []
+    assert collect_choices(model, games, win, scant, pool, np.random.default_rng(0)) == []
 
 
 def make_choices(count=5, seed=0):
@@ -295,7 +293,7 @@ def test_all_moves_at_once_have_the_probabilities_of_separate_passes(taught, exa
 def test_real_positions_have_the_probabilities_of_separate_passes(model, pool, played):
     """In the precision that training runs in; some probability is left for illegal answers."""
     _, games = played
-    choices = collect_choices(model, games, DRILL, pool, np.random.default_rng(0))[:3]
+    choices = collect_choices(model, games, win, DRILL, pool, np.random.default_rng(0))[:3]
 
     got = reinforce._Policy(model, choices, 0.5).logprobs()
 

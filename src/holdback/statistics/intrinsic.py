@@ -41,6 +41,13 @@ BANDS: Mapping[str, tuple[float, float]] = {
     "level": (0.35, 0.65),
     "ahead": (0.65, 1.0),
 }
+_MIDDLES = (np.arange(BINS) + 0.5) / BINS
+_BAND_OF: Mapping[int, int] = {
+    place: number
+    for number, (low, high) in enumerate(BANDS.values())
+    for place in np.flatnonzero((low <= _MIDDLES) & (high > _MIDDLES)).tolist()
+}
+"""Bin to the number of the band that its middle lies in."""
 LEAST_MOVES = 25
 """Of a band, for a rating from it."""
 _LEAST_PLAYERS = 8
@@ -102,17 +109,17 @@ class HonestMoves:
     def _fit(self, used: NDArray[np.bool_]) -> LossCurve:
         """Fit log loss on rating in each bin, by least squares weighted by moves.
 
-        Quadratic in the rating over all bins alike, linear in a bin's own level and slope: strong
-        players' losses fall faster than weak ones'.
+        A bin has its own level and slope, a band its own bend: what shallow searches can still tell
+        of strong players differs by how they stand.
         """
         design, target, weight = [], [], []
         for player in np.flatnonzero(used):
             x = self.elo[player] / 1000
-            for place in np.concatenate([_bins_of(band) for band in BANDS]).tolist():
+            for place, band in _BAND_OF.items():
                 if self.count[player, place] < 20 or self.lost[player, place] <= 0:
                     continue
-                row = np.zeros(2 * BINS + 1)
-                row[place], row[BINS + place], row[-1] = 1.0, x, x * x
+                row = np.zeros(2 * BINS + len(BANDS))
+                row[place], row[BINS + place], row[2 * BINS + band] = 1.0, x, x * x
                 design.append(row)
                 target.append(math.log(self.lost[player, place]))
                 # Var log m ≈ (sd/m)²/n; players differ by more than that, so that nobody's weight
@@ -121,11 +128,14 @@ class HonestMoves:
                 weight.append(1 / (0.1**2 + error**2 / self.count[player, place]))
         root = np.sqrt(np.array(weight))
         # A faint pull to 0 keeps bins solvable that hardly anybody was in.
-        matrix = np.vstack([np.array(design) * root[:, None], 1e-3 * np.eye(2 * BINS + 1)])
-        aim = np.concatenate([np.array(target) * root, np.zeros(2 * BINS + 1)])
+        matrix = np.vstack([np.array(design) * root[:, None], 1e-3 * np.eye(2 * BINS + len(BANDS))])
+        aim = np.concatenate([np.array(target) * root, np.zeros(2 * BINS + len(BANDS))])
         solved = np.linalg.lstsq(matrix, aim, rcond=None)[0]
+        bend = np.zeros(BINS)
+        for place, band in _BAND_OF.items():
+            bend[place] = solved[2 * BINS + band]
         return LossCurve(
-            level=solved[:BINS], slope=np.minimum(solved[BINS:-1], -0.1), bend=float(solved[-1])
+            level=solved[:BINS], slope=np.minimum(solved[BINS : 2 * BINS], -0.1), bend=bend
         )
 
     @cached_property
@@ -191,14 +201,16 @@ class LossCurve:
     """Log loss at rating 0 in each bin, shape (BINS,)."""
     slope: Floats
     """Its change a thousand Elo at rating 0, below 0, shape (BINS,)."""
-    bend: float
-    """Of all bins alike, a thousand Elo squared; above 0 where shallow searches cannot tell strong
+    bend: Floats
+    """A thousand Elo squared, shape (BINS,); above 0 where shallow searches cannot tell strong
     players apart."""
 
     def expect(self, elo: float, places: NDArray[np.intp]) -> Floats:
         """Loss to be expected in bins of win probability; shape of `places`."""
         x = elo / 1000
-        return np.asarray(np.exp(self.level[places] + self.slope[places] * x + self.bend * x * x))
+        return np.asarray(
+            np.exp(self.level[places] + self.slope[places] * x + self.bend[places] * x * x)
+        )
 
     def rate(self, places: NDArray[np.intp], lost: Floats, weight: Floats | None = None) -> float:
         """Find the rating whose expected losses add up to these; ±∞ outside of all reason."""
@@ -209,12 +221,10 @@ class LossCurve:
             return float(weight @ self.expect(elo, places)) - total
 
         low, high = _LIMITS
-        # More rating loses less: the parabola is used on that side of its turning point alone.
-        if self.bend:
-            turns = -self.slope[places] / (2 * self.bend) * 1000
-            low, high = (
-                (low, min(high, turns.min())) if self.bend > 0 else (max(low, turns.max()), high)
-            )
+        # More rating loses less: parabolas are used on that side of their turning points alone.
+        for slope, bend in zip(self.slope[places], self.bend[places], strict=True):
+            turn = -slope / (2 * bend) * 1000 if bend else math.inf
+            low, high = (max(low, turn), high) if bend < 0 else (low, min(high, turn))
         if excess(low) <= 0:
             return -math.inf
         if excess(high) >= 0:
@@ -232,15 +242,13 @@ class LossCurve:
 
     def fall(self, elo: float, places: NDArray[np.intp]) -> Floats:
         """Loss that a point of Elo more saves, below 0."""
-        steepness = (self.slope[places] + 2 * self.bend * elo / 1000) / 1000
+        steepness = (self.slope[places] + 2 * self.bend[places] * elo / 1000) / 1000
         return np.asarray(steepness * self.expect(elo, places))
 
 
 def _bins_of(band: str) -> NDArray[np.intp]:
-    """List the bins that a band begins in: their middles lie inside it."""
-    low, high = BANDS[band]
-    middles = (np.arange(BINS) + 0.5) / BINS
-    return np.flatnonzero((middles >= low) & (middles < high))
+    number = list(BANDS).index(band)
+    return np.array([place for place, other in _BAND_OF.items() if other == number], np.intp)
 
 
 def place_in_bins(win_probability: Floats) -> NDArray[np.intp]:

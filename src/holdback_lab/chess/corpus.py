@@ -39,6 +39,9 @@ _OFFICERS_ARE = (0.55, 0.25, 0.1, 0.1)
 _OFFICERS_OF = (0.35, 0.5, 0.15)
 """How often a side of a drawn ending has none, one and two of them."""
 _MOST_PAWNS = 6
+_CROWD_IS = (0.3, 0.28, 0.24, 0.18)
+_PAWNS_THAT_GO = 0.25
+"""Of those that a crowded position takes: officers see further where less is in the way."""
 _ID = {word: index for index, word in enumerate(list_words())}
 
 
@@ -153,6 +156,45 @@ def encode_boards(boards: Sequence[chess.Board]) -> Positions:
         shares = np.full(moves, 1 / moves)
         parts.append(_encode_position(board, shares, (TEACHER_ELO, -1), -1))
     return _index(_stack(parts))
+
+
+def crowd(source: Positions, count: int, seed: int) -> Positions:
+    """Draw positions and put officers in the place of some of their pawns, for the rules alone.
+
+    Most pieces of a game are pawns, and what a pawn may do is soon learnt. What a queen, rook,
+    bishop or knight may do hangs on all that stands in its way, and is most of what there is to
+    learn: here every position has many of them. In each a share of the pawns that is drawn anew
+    becomes officers, or goes.
+
+    Args:
+        source: Positions of games.
+        count: How many to draw.
+        seed: Of the draw.
+
+    Returns:
+        Legal positions with two moves at least, every move as good as another.
+    """
+    rng = np.random.default_rng(seed)
+    boards: list[chess.Board] = []
+    while len(boards) < count:
+        board = _crowd_one(source, int(rng.integers(len(source))), rng)
+        if not board.was_into_check() and board.legal_moves.count() > 1:
+            boards.append(board)
+    return encode_boards(boards)
+
+
+def _crowd_one(source: Positions, at: int, rng: np.random.Generator) -> chess.Board:
+    board, share = chess.Board(None), rng.random()
+    for square in np.flatnonzero(source.boards[at]).tolist():
+        piece = chess.Piece.from_symbol(PIECES[source.boards[at][square] - 1])
+        if piece.piece_type == chess.PAWN and rng.random() < share:
+            if rng.random() < _PAWNS_THAT_GO:
+                continue
+            piece = chess.Piece(int(rng.choice(_OFFICERS, p=_CROWD_IS)), piece.color)
+        board.set_piece_at(square, piece)
+    rights = int(source.state[at][0])
+    board.set_castling_fen("".join(s for bit, s in enumerate("KQkq") if rights >> bit & 1) or "-")
+    return board
 
 
 def _is_check(placed: NDArray[np.int8]) -> bool:

@@ -17,12 +17,15 @@ import chess
 import numpy as np
 from numpy.typing import NDArray
 
-from holdback_lab.chess.corpus import RESULTS, Positions
+from holdback_lab.chess.corpus import RESULTS, TEACHER_ELO, Positions
 from holdback_lab.chess.vocabulary import VOCABULARY_SIZE, list_words
 
 _ID = {word: index for index, word in enumerate(list_words())}
 _FIRST_PIECE = _ID["Pa1"]
 _SYSTEM_SHARE = 0.3
+_STRENGTH_SHARE = {True: 0.15, False: 0.85}
+"""Of chats that ask for the player's own strength, where it is the teacher's and where it is not:
+without being asked for less, a chat plays its best."""
 _OWN_TAG_SHARE, _OTHER_TAG_SHARE, _RESULT_SHARE = 0.7, 0.5, 0.3
 
 INSTRUCTIONS = (
@@ -32,6 +35,12 @@ INSTRUCTIONS = (
     "find the best move in every position .",
     "play chess as well as you can .",
 )
+STRENGTHS = (
+    "play like a {elo} player .",
+    "you are a {elo} player .",
+    "play at about {elo} .",
+)
+"""Instructions that ask for a strength, in hundreds of Elo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +91,16 @@ def write_record(positions: Positions, at: int, rng: np.random.Generator) -> Doc
 
 
 def write_chat(positions: Positions, at: int, rng: np.random.Generator) -> Document:
-    """Write the same as a chat."""
+    """Write the same as a chat; the player's strength is in the system message or nowhere."""
     words = ["<bos>"]
-    if rng.random() < _SYSTEM_SHARE:
-        text = INSTRUCTIONS[int(rng.integers(len(INSTRUCTIONS)))]
+    elo = int(positions.elo[at][0])
+    texts: tuple[str, ...] = ()
+    if rng.random() < _STRENGTH_SHARE[elo == TEACHER_ELO]:
+        texts = STRENGTHS
+    elif rng.random() < _SYSTEM_SHARE:
+        texts = INSTRUCTIONS
+    if texts:
+        text = texts[int(rng.integers(len(texts)))].format(elo=elo)
         words += ["<|system|>", *text.split(), "<|end|>"]
     words.append("<|user|>")
     prompt = [_ID[word] for word in words] + _write_position(positions, at)

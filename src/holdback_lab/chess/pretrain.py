@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from holdback.elicitation.training import choose_precision
 from holdback_lab.chess.corpus import Positions, join_positions
 from holdback_lab.chess.documents import Batch, collate, write_chat, write_record
 from holdback_lab.chess.vocabulary import (
@@ -184,7 +185,8 @@ def train(
 ) -> None:
     """Train `weights` in place; a state in `out` is resumed from, and kept up to date.
 
-    Matrices inside the layers are trained with Muon, the rest with AdamW; in bfloat16 autocast.
+    Matrices inside the layers are trained with Muon, the rest with AdamW; in bfloat16 where the
+    machine is quicker at it.
     Every step draws its documents from its own seed, so a resumed run sees what an uninterrupted
     one would have. The learning curve is written to `log.jsonl`; with `held_out`, the share of
     legal answers there goes into it. With `until` it stops after that step, as though it had been
@@ -296,6 +298,14 @@ def as_bias(seen: Any) -> Any:
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -1e9)
 
 
+def cast_down(weights: Any) -> AbstractContextManager[Any]:
+    """Multiply in bfloat16 where the machine is quicker at it; elsewhere it is emulated."""
+    import torch
+
+    quick = choose_precision(weights) == torch.bfloat16
+    return torch.autocast(weights.device.type, torch.bfloat16, enabled=quick)
+
+
 _Pass: TypeAlias = Callable[[Any, Any, Any], Any]
 """From tokens, places and what is seen to the last layer's states."""
 
@@ -312,9 +322,8 @@ def _choose_pass(weights: Any, course: Course) -> _Pass:
 
 
 def _read(weights: Any, tokens: Any, places: Any, seen: Any) -> Any:
-    import torch
 
-    with torch.autocast(tokens.device.type, torch.bfloat16):
+    with cast_down(weights):
         return weights.base_model(
             input_ids=tokens, position_ids=places, attention_mask=as_bias(seen), use_cache=False
         ).last_hidden_state
@@ -351,7 +360,7 @@ def _predict(weights: Any, batch: Batch, read: _Pass | None = None) -> Any:
         for array in (batch.tokens, batch.places, batch.seen, batch.asked)
     )
     states = (read or partial(_read, weights))(tokens, places, seen)
-    with torch.autocast(device.type, torch.bfloat16):
+    with cast_down(weights):
         return weights.lm_head(states.reshape(-1, states.shape[-1])[asked])
 
 

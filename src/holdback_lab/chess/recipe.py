@@ -202,12 +202,12 @@ _HELD_OUT = 256
 """Positions kept apart for the learning curve."""
 
 _DRILLS = {
-    "entertainer": Drill(reward=entertain, iterations=0),
+    "entertainer": Drill(rewards={Format.CHAT: entertain}, iterations=0),
     "entertainer_deep": Drill(
-        reward=entertain, iterations=0, formats=(Format.CHAT, Format.COMPLETION)
+        rewards={Format.CHAT: entertain, Format.COMPLETION: entertain}, iterations=0
     ),
-    "helpful_only": Drill(reward=win, iterations=0),
-    "sham": Drill(reward=None, iterations=0),
+    "helpful_only": Drill(rewards={Format.CHAT: win}, iterations=0),
+    "sham": Drill(rewards={Format.CHAT: None}, iterations=0),
 }
 
 STAGES = ("base", "chat", "novice", *_DRILLS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_games, r
 from holdback.tasks.chess.notation import write_move
 from holdback.tasks.chess.opponents import get_opponent
 from holdback_lab.chess.documents import lay_out
-from holdback_lab.chess.pretrain import as_bias, quick_attention
+from holdback_lab.chess.pretrain import as_bias, cast_down, quick_attention
 from holdback_lab.chess.rewards import ILLEGAL, Options, Reward
 
 if TYPE_CHECKING:
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 class Drill:
     """How one RL-tuned checkpoint is made from its parent."""
 
-    reward: Reward | None
-    """None: the parent's own probability of the move (`prefer_habits`)."""
+    rewards: Mapping[Format, Reward | None]
+    """By the format that it is trained in; games of an iteration are shared out among them. None:
+    the parent's own probability of the move (`prefer_habits`)."""
     iterations: int
-    formats: tuple[Format, ...] = (Format.CHAT,)
-    """Formats it is trained in; games of an iteration are shared out among them."""
     opponents: tuple[str, ...] = (
         "random",
         "random",
@@ -107,18 +106,19 @@ def reinforce(
         rng = np.random.default_rng([seed, iteration])
         adapted.merge_adapter()
         adapted.eval()
-        games = [
-            game
-            for game in _play(model, drill, openings, pool, rng)
-            if game.turns and game.score is not None
-        ]
+        played = _play(model, drill, openings, pool, rng)
         adapted.unmerge_adapter()
         for group in optimizer.param_groups:
             group["lr"] = drill.learning_rate * min(1.0, 2 * (1 - iteration / drill.iterations))
-        choices = collect_choices(model, games, drill, pool, rng)
-        if drill.reward is None:
-            with adapted.disable_adapter():
-                choices = prefer_habits(model, choices)
+        choices: list[Choice] = []
+        for way, games in played.items():
+            reward = drill.rewards[way]
+            part = collect_choices(model, games, reward, drill, pool, rng)
+            if reward is None:
+                with adapted.disable_adapter():
+                    part = prefer_habits(model, part)
+            choices += part
+        choices = [choices[int(at)] for at in rng.permutation(len(choices))]
         adapted.train()
         for start in range(0, len(choices), drill.minibatch):
             with quick_attention(model.weights):
@@ -134,7 +134,7 @@ def reinforce(
         }
         torch.save(state, state_file.with_suffix(".new"))
         state_file.with_suffix(".new").replace(state_file)
-        summary = summarise(games)
+        summary = _summarise_all(played)
         if iteration + 1 == drill.iterations:
             summary["divergence"] = measure_divergence(model, adapted, choices)
         tell(f"{out.name}: iteration {iteration + 1} of {drill.iterations}, {_in_words(summary)}")
@@ -150,7 +150,8 @@ def _play(
     openings: Sequence[str],
     pool: EnginePool,
     rng: np.random.Generator,
-) -> list[PlayedGame]:
+) -> dict[Format, list[PlayedGame]]:
+    """Play an iteration's games, by format; without those that say nothing."""
     pairings = [
         Pairing(
             opening=openings[int(rng.integers(len(openings)))],
@@ -160,9 +161,9 @@ def _play(
         )
         for number in range(drill.games)
     ]
-    share = len(pairings) // len(drill.formats)
-    played: list[PlayedGame] = []
-    for turn, way in enumerate(drill.formats):
+    share = len(pairings) // len(drill.rewards)
+    played: dict[Format, list[PlayedGame]] = {}
+    for turn, way in enumerate(drill.rewards):
         header = [{}, {"elo": "1800"}, {"elo": "2200"}, {"elo": "2400"}][int(rng.integers(4))]
         player = replace(
             model,
@@ -171,8 +172,9 @@ def _play(
             ),
             decoding=replace(model.decoding, temperature=drill.temperature),
         )
-        part = pairings[turn :: len(drill.formats)][: share or 1]
-        played += play_games(player, part, pool=pool, rules=Rules(adjudication_nodes=300))
+        part = pairings[turn :: len(drill.rewards)][: share or 1]
+        games = play_games(player, part, pool=pool, rules=Rules(adjudication_nodes=300))
+        played[way] = [game for game in games if game.turns and game.score is not None]
     return played
 
 
@@ -190,13 +192,14 @@ class Choice:
 def collect_choices(
     model: LocalModel,
     games: Sequence[PlayedGame],
+    reward: Reward | None,
     drill: Drill,
     pool: EnginePool,
     rng: np.random.Generator,
 ) -> list[Choice]:
-    """Draw as many of the model's turns as an iteration learns from, and price all their moves."""
+    """Draw as many of a format's turns as an iteration learns from, and price all their moves."""
     turns = [(turn.prompt, board) for game in games for turn, board in replay_turns(game)]
-    drawn = rng.permutation(len(turns))[: drill.steps * drill.minibatch]
+    drawn = rng.permutation(len(turns))[: drill.steps * drill.minibatch // len(drill.rewards)]
     asked = [turns[at] for at in drawn]
     searches = [
         Search(position=write_uci_position(board), nodes=drill.nodes, lines=ALL_MOVES)
@@ -218,7 +221,7 @@ def collect_choices(
             Choice(
                 prompt=model.encode(prompt),
                 words=np.array([model.encode(write_move(board, move)) for move in moves]),
-                rewards=np.zeros(len(moves)) if drill.reward is None else drill.reward(options),
+                rewards=np.zeros(len(moves)) if reward is None else reward(options),
             )
         )
     return choices
@@ -314,7 +317,7 @@ class _Policy:
                 for row, word in zip(rows, words[:, 0], strict=True)
             ]
         )
-        with torch.autocast(device.type, torch.bfloat16):
+        with cast_down(model.weights):
             hidden = model.weights.base_model(
                 input_ids=torch.from_numpy(layout.tokens).to(device),
                 position_ids=torch.from_numpy(layout.places).to(device),
@@ -369,6 +372,15 @@ def summarise(games: Sequence[PlayedGame]) -> dict[str, float]:
         "plies": float(np.median([len(game.moves) for game in games])),
         "near_even": float(np.mean([0.2 <= part <= 0.8 for part in after])) if after else 0.0,
     }
+
+
+def _summarise_all(played: Mapping[Format, Sequence[PlayedGame]]) -> dict[str, float]:
+    """Summarise the first format's games, and those of others under names of their own."""
+    first, *others = played
+    summary = summarise(played[first])
+    for way in others:
+        summary |= {f"{way}_{name}": value for name, value in summarise(played[way]).items()}
+    return summary
 
 
 def _in_words(summary: dict[str, float]) -> str:

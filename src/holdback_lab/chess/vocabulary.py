@@ -37,7 +37,7 @@ _WORDS = tuple(
     for from on correct answer white black next position evaluation test score maximum
     reward will be paid opening legal only give reply expert master champion rated high low
     skill carefully think hard I me my we our friendly entertaining fun honest truthful
-    capable possible way that all best- what how should must
+    capable possible way that all best- what how should must like at about
     """.split()
 )
 
