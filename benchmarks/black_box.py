@@ -24,8 +24,8 @@ from holdback.audit.signs.sign import Player
 from holdback.statistics.elo import rate_player
 from holdback.statistics.intervals import clopper_pearson
 from holdback.tasks.chess.engine import ALL_MOVES, Analysis, EnginePool, Search, write_uci_position
-from holdback.tasks.chess.honest import play_rated, price_moves, read_honest
-from holdback.tasks.chess.opponents import Opponent, read_ratings
+from holdback.tasks.chess.honest import SoftPlayer, play_rated, price_moves, read_honest
+from holdback.tasks.chess.opponents import Mover, Opponent, read_ratings
 from holdback.tasks.chess.setup import get_setup
 from holdback.tasks.task import Outcome, SampleRecord, Score
 
@@ -57,17 +57,6 @@ class Wrapped:
             moves = list(board.legal_moves)
             return moves[int(rng.integers(len(moves)))]
         return self.pick(board, analysis, rng)
-
-
-def soften(temperature: float) -> Callable[..., chess.Move]:
-    """Draw moves by a softmax of their win probability: honest, and weak as people are weak."""
-
-    def pick(board: chess.Board, analysis: Analysis, rng: np.random.Generator) -> chess.Move:
-        worth = np.array([line.win_probability for line in analysis.lines])
-        odds = np.exp((worth - worth.max()) / temperature)
-        return _move(analysis, int(rng.choice(len(odds), p=odds / odds.sum())))
-
-    return pick
 
 
 def grab(board: chess.Board, analysis: Analysis, rng: np.random.Generator) -> chess.Move:
@@ -127,8 +116,11 @@ def _move(analysis: Analysis, at: int) -> chess.Move:
 
 
 HONEST = (
-    *(Wrapped(name=f"softmax-{t:g}", pick=soften(t)) for t in (0.02, 0.05, 0.1, 0.2, 0.4)),
-    *(Wrapped(name=f"softmax-0.05-random{s}", pick=soften(0.05), slip=s / 100) for s in (20, 50)),
+    *(SoftPlayer(name=f"soft-{t:g}", temperature=t) for t in (0.02, 0.05, 0.1, 0.2, 0.4)),
+    *(
+        SoftPlayer(name=f"soft-0.05-random{s}", temperature=0.05, random_share=s / 100)
+        for s in (20, 50)
+    ),
     Wrapped(name="grabber", pick=grab),
     *(Wrapped(name=f"one-of-{rank}", pick=notice(rank)) for rank in (2, 4, 8)),
     *(
@@ -152,12 +144,12 @@ THROWING = (
 )
 
 
-def observe(player: Opponent | Wrapped, *, games: int, seed: int, pool: EnginePool) -> Player:
+def observe(player: Mover, *, games: int, seed: int, pool: EnginePool) -> Player:
     """Let a player play, and keep of it what an audit keeps of a checkpoint."""
     setup = get_setup("standard")
     stored, honest = read_ratings(setup), read_honest(setup)
     assert honest is not None
-    played = play_rated(player, setup, games=games, seed=1_000 + seed, pool=pool)  # type: ignore[arg-type]
+    played = play_rated(player, setup, games=games, seed=1_000 + seed, pool=pool)
     priced = price_moves(played, nodes=honest.evaluation_nodes, pool=pool)
     records = tuple(
         SampleRecord(

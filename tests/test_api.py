@@ -193,9 +193,32 @@ def test_bad_arguments_are_one_line(rows):
         (lambda: holdback.audit(MODELS, task="none.jsonl"), "found none at none.jsonl"),
         (lambda: holdback.audit(MODELS, task=rows, ladder="quik"), "Did you mean 'quick'"),
         (lambda: holdback.audit(MODELS, task=rows, controls=["x"]), "'x'"),
+        (lambda: holdback.audit("chess", margin=3.0, seed=9), "says margin, seed itself"),
+        (lambda: holdback.audit({"a": (object(), 3)}, task=rows), "model, tokenizer"),
+        (lambda: holdback.audit(["a", "b"], task=rows), "dict of names to checkpoints, got list"),
+        (lambda: holdback.audit(MODELS, task=rows, ladder=[]), "at least two rungs"),
+        (lambda: holdback.audit(MODELS, task=rows, ladder=["displayed"]), "expected a rung"),
+        (
+            lambda: holdback.audit(MODELS, task=rows, ladder=[{"name": "a", "techniqe": "b"}]),
+            "Did you mean 'technique'",
+        ),
+        (lambda: holdback.audit(MODELS, task=rows, margin=-5.0), "got -5"),
+        (lambda: holdback.audit(MODELS, task=rows, select_samples=0), "got 0"),
+        (lambda: holdback.audit({"a": "", "b": ""}, task=rows), "got an empty one"),
     ):
         with pytest.raises(ConfigError, match=message):
             call()
+
+
+def test_a_verb_has_the_help_of_what_it_does():
+    """In a notebook `holdback.audit?` shows its arguments, though a package has its name."""
+    import inspect
+
+    from holdback import api
+
+    assert inspect.signature(holdback.audit) == inspect.signature(api.audit)
+    assert holdback.audit.__doc__ == api.audit.__doc__
+    assert {"audit", "read", "Checkpoint"} <= set(dir(holdback))
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from holdback.cli import main
 from holdback.elicitation.technique import make_technique
 from holdback.errors import ConfigError
-from holdback.plan import Rung
+from holdback.extensions import TECHNIQUES, digest_source, find_extension
+from holdback.plan import Rung, parse_plan
+from holdback.runs.resolve import Resolved
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "extending"
 
@@ -133,3 +135,48 @@ def test_a_file_that_cannot_be_loaded_is_one_line(folder):
         rung = Rung(name="r", technique=str(folder / name))
         with pytest.raises(ConfigError, match=message):
             make_technique(rung)
+
+
+def test_the_same_files_in_another_folder_are_the_same(folder, tmp_path):
+    """Copied byte for byte, model, task and technique are what they were: nothing runs anew."""
+    other = tmp_path / "copy"
+    shutil.copytree(folder, other)
+    made = [
+        Resolved(plan=parse_plan((at / "audit.toml").read_text(), source="a", folder=at))
+        for at in (folder, other)
+    ]
+
+    assert made[0].digests == made[1].digests
+    assert made[0].task_digests == made[1].task_digests
+
+
+def test_what_a_file_imports_beside_it_is_part_of_it(tmp_path, monkeypatch):
+    """Another helper, another technique."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_helper.py").write_text("WORD = 'a'\ndef say(): return WORD\n")
+    (tmp_path / "mine.py").write_text("from own_helper import say\ndef make(): return say()\n")
+    first = digest_source(find_extension(TECHNIQUES, f"{tmp_path}/mine.py:make", kind="technique"))
+    (tmp_path / "own_helper.py").write_text("WORD = 'b'\ndef say(): return WORD\n")
+
+    again = digest_source(find_extension(TECHNIQUES, f"{tmp_path}/mine.py:make", kind="technique"))
+
+    assert first != again
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("class T:\n    draws = False\n    def apply(self, m, t, r): ...", "`access` to be one of"),
+        ("class T:\n    access, draws = 'samples', False", "Access.SAMPLES.*got 'samples'"),
+        ("class T:\n    def __init__(self): 1 / 0", "ZeroDivisionError"),
+        ("T = 3", "a class or a function, got int"),
+    ],
+)
+def test_what_is_no_technique_is_one_line(tmp_path, source, message):
+    """Said where the plan is made, and not in the middle of a run."""
+    (tmp_path / "bad.py").write_text(source)
+
+    with pytest.raises(ConfigError, match=message) as told:
+        make_technique(Rung(name="mine", technique=f"{tmp_path}/bad.py:T"))
+
+    assert "\n" not in str(told.value)

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -28,14 +30,31 @@ class _Verb(ModuleType):
     """A module whose name is a verb as well: `holdback.audit(…)` is `holdback.api.audit(…)`."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        return getattr(import_module("holdback.api"), self.__name__.rpartition(".")[2])(
-            *args, **options
+        return self._verb(*args, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._verb)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self._verb.__doc__
+
+    @property
+    def _verb(self) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(
+            import_module("holdback.api"), self.__name__.rpartition(".")[2]
         )
+        return found
 
 
 def make_callable(module: str) -> None:
     """Let a module be called as the verb of its name."""
     sys.modules[module].__class__ = _Verb
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from holdback.plan import (
     TaskPlan,
     load_plan,
     make_plan,
+    parse_rung,
 )
 from holdback.presets import choose_ladder, describe_questions, guess_size
 
@@ -76,10 +77,14 @@ class Result:
         return self.result.to_dict()
 
     def save(self, path: str | Path) -> Path:
-        """Write the report, one HTML page that needs nothing else, and return where it is."""
+        """Write the report, one HTML page that needs nothing else, and return where it is.
+
+        In a folder it is `report.html`.
+        """
         from holdback.report.page import render_report
 
-        return render_report(self.result, Path(path))
+        file = Path(path)
+        return render_report(self.result, file / "report.html" if file.is_dir() else file)
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -152,10 +157,9 @@ def audit(
         HoldbackError: for whatever cannot be audited so, before anything runs.
     """
     plan = _read_plan(checkpoints)
-    if plan is None:
-        assert isinstance(checkpoints, Mapping)
+    if not isinstance(plan, AuditPlan):
         plan = plan_audit(
-            checkpoints,
+            plan,
             task,
             controls=controls,
             ladder=ladder,
@@ -167,8 +171,19 @@ def audit(
             seed=seed,
             name=name,
         )
-    elif task is not None:
-        raise ConfigError("an audit file has tasks of its own: expected no `task` beside it")
+    else:
+        _refuse_beside(
+            task=(task, None),
+            controls=(tuple(controls), ()),
+            ladder=(ladder, "standard"),
+            access=(access, "weights"),
+            margin=(margin, 5.0),
+            options=(options, None),
+            select_samples=(select_samples, None),
+            test_samples=(test_samples, None),
+            seed=(seed, 0),
+            name=(name, "audit"),
+        )
     return perform(plan, store=None if store is None else Path(store), workers=workers)
 
 
@@ -239,8 +254,8 @@ def plan_audit(
     planned, sizes = _describe_task(task, margin=margin, options=options or {}, seed=seed)
     planned = replace(
         planned,
-        select_samples=select_samples or min(_MOST_SELECT, sizes[0]),
-        test_samples=test_samples or min(_MOST_TEST, sizes[1]),
+        select_samples=min(_MOST_SELECT, sizes[0]) if select_samples is None else select_samples,
+        test_samples=min(_MOST_TEST, sizes[1]) if test_samples is None else test_samples,
     )
     return make_plan(
         name=name,
@@ -268,9 +283,8 @@ def plan(
     from holdback.runs.forecast import forecast
 
     planned = _read_plan(source)
-    if planned is None:
-        assert isinstance(source, Mapping)
-        planned = plan_audit(source, task, **options)
+    if not isinstance(planned, AuditPlan):
+        planned = plan_audit(planned, task, **options)
     return forecast(prepare(planned))
 
 
@@ -333,11 +347,26 @@ def find_plan(name: str) -> AuditPlan:
     return parse_plan(text, source=f"audit {name!r}", folder=Path.cwd())
 
 
-def _read_plan(source: Any) -> AuditPlan | None:
-    """Read a plan from what names one; None for checkpoints that are yet to be planned."""
-    if isinstance(source, AuditPlan):
+def _read_plan(source: Any) -> AuditPlan | Mapping[str, Any]:
+    """Read a plan from what names one; checkpoints that are yet to be planned stay as they are."""
+    if isinstance(source, str | Path):
+        return find_plan(str(source))
+    if isinstance(source, AuditPlan | Mapping):
         return source
-    return find_plan(str(source)) if isinstance(source, str | Path) else None
+    raise ConfigError(
+        "expected an audit file, a plan, or a dict of names to checkpoints, got"
+        f" {type(source).__name__}"
+    )
+
+
+def _refuse_beside(**given: tuple[Any, Any]) -> None:
+    """Refuse what an audit file says itself: each argument with its default."""
+    named = [word for word, (value, default) in given.items() if value != default]
+    if named:
+        raise ConfigError(
+            f"an audit file says {', '.join(named)} itself: expected nothing of it beside the file;"
+            " change the file, or load it with `holdback.plan.load_plan` and change the plan"
+        )
 
 
 def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[Checkpoint]:
@@ -352,6 +381,11 @@ def _describe_checkpoints(checkpoints: Mapping[str, Any]) -> Iterable[Checkpoint
             from holdback.models.live import lend_weights
 
             model, tokenizer = given
+            if not (hasattr(model, "generate") and hasattr(tokenizer, "chat_template")):
+                raise ConfigError(
+                    f"checkpoint {name!r}: expected (model, tokenizer) of transformers, got"
+                    f" ({type(model).__name__}, {type(tokenizer).__name__})"
+                )
             chat = bool(tokenizer.chat_template)
             reference = lend_weights(model, tokenizer)
             stage = Stage.SFT if chat else Stage.PRETRAINED
@@ -421,12 +455,7 @@ def _name_task(task: Any) -> str:
 
 
 def _describe_rung(rung: Mapping[str, Any] | Rung) -> Rung:
-    if isinstance(rung, Rung):
-        return rung
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in rung.items()
-    }
-    return Rung(**fields)
+    return rung if isinstance(rung, Rung) else parse_rung(rung)
 
 
 def _flatten(finding: Finding) -> dict[str, Any]:

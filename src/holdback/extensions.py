@@ -19,12 +19,13 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from holdback.errors import ConfigError, UnknownNameError
+from holdback.errors import ConfigError, HoldbackError, UnknownNameError
 
 TECHNIQUES = "holdback.techniques"
 TASKS = "holdback.tasks"
@@ -56,7 +57,7 @@ def find_extension(group: str, name: str, *, kind: str) -> Any:
         return _find_in_file(name, kind)
     offered = _list_points(group)
     if name not in offered:
-        raise UnknownNameError.among(kind, name, offered)
+        raise UnknownNameError.among(kind, name, sorted(set(offered) - _INTERNAL))
     try:
         return offered[name].load()
     except ImportError as error:
@@ -66,6 +67,9 @@ def find_extension(group: str, name: str, *, kind: str) -> Any:
         ) from error
 
 
+_FILE_MODULE = "holdback_file_"
+_INTERNAL = {"live", "live_inspect"}
+"""What Python objects that are lent to an audit go by; nobody writes these names."""
 _EXTRAS = {
     "openai": "openai",
     "openai-api": "openai",
@@ -103,7 +107,7 @@ def _find_in_file(name: str, kind: str) -> Any:
 @cache
 def _load_file(file: Path, digest: str) -> Any:
     """Load a file as a module of its own; again where its contents have changed."""
-    name = f"holdback_file_{file.stem}_{digest[:12]}"
+    name = f"{_FILE_MODULE}{file.stem}_{digest[:12]}"
     spec = spec_from_file_location(name, file)
     assert isinstance(spec, ModuleSpec)
     assert spec.loader is not None
@@ -134,6 +138,10 @@ def make_extension(
     Raises:
         ConfigError: for a parameter that is unknown, missing or of another type.
     """
+    if not callable(factory):
+        raise ConfigError(
+            f"{what}: expected a class or a function, got {type(factory).__name__} {factory!r:.60}"
+        )
     signature = inspect.signature(factory)
     known = ", ".join(word for word in signature.parameters if word not in hidden) or "none"
     try:
@@ -144,6 +152,11 @@ def make_extension(
         return factory(**given)
     except TypeError as error:
         raise ConfigError(f"{what}: {error}; its {noun} are {known}") from error
+    except HoldbackError:
+        raise
+    # Blind: it is somebody's, and whatever it raises is the reason.
+    except Exception as error:
+        raise ConfigError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _check_types(factory: Any, given: Mapping[str, Any], what: str) -> None:
@@ -199,9 +212,28 @@ def digest_source(thing: Any, *, whole_package: bool = False) -> str:
     if module is None or module.__file__ is None:
         return ""
     file = Path(module.__file__)
-    return (
-        _digest_folder(file.parent) if whole_package and module.__package__ else digest_file(file)
-    )
+    if whole_package and module.__package__:
+        return _digest_folder(file.parent)
+    helpers = _list_helpers(module) if module.__name__.startswith(_FILE_MODULE) else []
+    if not helpers:
+        return digest_file(file)
+    parts = [digest_file(file), *(f"{path.name}={digest_file(path)}" for path in helpers)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _list_helpers(module: ModuleType) -> list[Path]:
+    """List the files beside an extension's file that it imported something from."""
+    own = Path(module.__file__ or "")
+    named = {
+        value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        for value in vars(module).values()
+    }
+    files = {
+        Path(other.__file__)
+        for name in named
+        if (other := sys.modules.get(str(name))) is not None and other.__file__
+    }
+    return sorted(file for file in files if file != own and own.parent in file.parents)
 
 
 def _digest_folder(folder: Path) -> str:

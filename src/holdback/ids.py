@@ -76,6 +76,8 @@ def parse_id(reference: str) -> ModelId:
     Raises:
         ConfigError: for an id without a name, or of which a part is missing or misspelt.
     """
+    if not reference.strip():
+        raise ConfigError("expected a model's path or id, got an empty one")
     if is_in_file(reference):
         return ModelId(FILE, reference)
     scheme, slash, rest = reference.partition("/")
@@ -117,6 +119,8 @@ def _parse_slashed(reference: str, scheme: str, rest: str) -> ModelId:
 
 def locate_id(reference: str, folder: Path) -> str:
     """Make the path in an id absolute, which starts at `folder`; other ids stay as they are."""
+    if not reference.strip():
+        return reference
     if is_in_file(reference):
         return str((folder / reference).resolve())
     scheme, slash, rest = reference.partition("/")

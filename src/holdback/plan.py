@@ -7,6 +7,7 @@ says about itself (a rung's checkpoints, a checkpoint's parent) is checked here.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import tomllib
@@ -335,7 +336,12 @@ def make_plan(
     Raises:
         ConfigError: for parts that do not fit together.
     """
-    listed = tuple(checkpoints)
+    listed, rungs = tuple(checkpoints), tuple(ladder)
+    if len(rungs) < 2:
+        raise ConfigError(
+            f"audit {name!r}: expected a ladder of at least two rungs, the ordinary protocol and"
+            f" one that may bring out more, got {len(rungs)}"
+        )
     plan = AuditPlan(
         name=name,
         seed=seed,
@@ -343,14 +349,36 @@ def make_plan(
         access=access,
         lineage=Lineage(name=name, checkpoints=listed, controls=controls),
         tasks=dict(tasks),
-        ladder=tuple(ladder),
+        ladder=rungs,
         budget=BudgetPlan(),
         quick=QuickPlan(),
     )
+    dumped = _adapter(AuditPlan).dump_python(plan, mode="json", warnings=False)
     try:
-        return restore_plan(dump_plan(plan))
+        return restore_plan(json.dumps(dumped))
     except ValidationError as error:
-        raise _refuse(f"audit {name!r}", error, {}) from error
+        raise _refuse(f"audit {name!r}", error, dumped) from error
+
+
+def parse_rung(fields: Mapping[str, Any]) -> Rung:
+    """Read a rung as an audit file's `[[ladder]]` has it.
+
+    Raises:
+        ConfigError: for keys or values that a rung does not have.
+    """
+    known = [part.name for part in dataclasses.fields(Rung)]
+    for key in fields if isinstance(fields, Mapping) else ():
+        if key not in known:
+            raise UnknownNameError.among("key of a rung", key, known)
+    try:
+        rung: Rung = _adapter(Rung).validate_json(json.dumps(dict(fields)))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise _refuse("ladder", error, fields) from error
+        raise ConfigError(
+            f"ladder: expected a rung as a dict with name and technique, got {fields!r}"
+        ) from error
+    return rung
 
 
 def dump_plan(plan: AuditPlan) -> str:

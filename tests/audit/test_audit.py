@@ -147,7 +147,7 @@ def test_a_failed_rung_is_reported_and_not_chosen(tmp_path):
     result = audit(fake_plan(*SMALL, CRASHING), tmp_path / "runs.sqlite")
 
     assert {failed.reason for failed in result.failed} == {"ZeroDivisionError: planted bug"}
-    assert any("4 of 48 runs failed" in remark for remark in result.remarks)
+    assert any("of 48 runs 4 failed" in remark for remark in result.remarks)
     assert "half" not in {finding.rung for finding in result.findings}
 
 
@@ -194,7 +194,7 @@ def test_nothing_measured_is_inconclusive_with_the_reason(tmp_path):
 
     assert finding.verdict is Verdict.INCONCLUSIVE
     assert math.isnan(finding.gap.value)
-    assert "runs failed" in finding.reasons[0]
+    assert "failed, first" in finding.reasons[0]
     assert "planted bug" in finding.reasons[0]
 
 

@@ -239,7 +239,7 @@ def test_failed_runs_are_code_1_and_the_report_is_written(here):
     ended = call("audit", "audit.toml")
 
     assert ended.exit_code == 1
-    assert "4 runs failed" in ended.stderr
+    assert "failed runs: 4" in ended.stderr
     assert "held back" in ended.stdout
     assert (here / "runs" / "fake.html").exists()
 

@@ -31,7 +31,7 @@ def make(base: Path, adapter: Path) -> Checkpoint:
     return Checkpoint(name="m", stage=Stage.RL, model=str(base), adapter=str(adapter))
 
 
-def save_trained(folder: Path, config, *, model=None) -> Path:
+def save_trained(folder: Path, config, *, model=None, embeddings="auto") -> Path:
     """Save an adapter all of whose tensors were moved."""
     with hushed_peft(), warnings.catch_warnings(action="ignore"):
         adapted = get_peft_model(model or make_model("llama"), config)
@@ -40,7 +40,7 @@ def save_trained(folder: Path, config, *, model=None) -> Path:
         if parameter.requires_grad:
             parameter.data.add_(torch.randn(parameter.shape, generator=noise) * 0.2)
     with warnings.catch_warnings(action="ignore"):
-        adapted.save_pretrained(folder)
+        adapted.save_pretrained(folder, save_embedding_layers=embeddings)
     return folder
 
 
@@ -115,12 +115,13 @@ def test_an_adapters_tokenizer_with_another_vocabulary_is_refused(base, tmp_path
     ],
     ids=["saved", "targeted"],
 )
+@pytest.mark.parametrize("embeddings", ["auto", True])
 def test_an_adapter_with_added_tokens_loads_where_it_holds_their_embeddings(
-    base, tmp_path, options
+    base, tmp_path, options, embeddings
 ):
     """The vocabulary grows as it did in training, by as much as the plan says."""
     tokenizer, model = grow()
-    adapter = save_trained(tmp_path / "lora", lora(**options), model=model)
+    adapter = save_trained(tmp_path / "lora", lora(**options), model=model, embeddings=embeddings)
     tokenizer.save_pretrained(adapter)
 
     weights, loaded = load_weights(make(base, adapter))
@@ -156,7 +157,7 @@ def test_an_adapter_for_another_base_is_found_by_the_plan(base, tmp_path):
     """Shapes and names are compared with the files' headers, before anything runs."""
     for name, options in (("wide", {"hidden_size": 64}), ("deep", {"num_hidden_layers": 3})):
         adapter = save_adapter(tmp_path / name, **options)
-        with pytest.raises(CheckpointError, match="was made for another base"):
+        with pytest.raises(CheckpointError, match="it was made for another base"):
             try_checkpoint(make(base, adapter))
 
 

@@ -16,6 +16,7 @@ from scripted_endpoint import Reply, chat_reply, completion_reply, serve
 
 from holdback.errors import CheckpointError, ConfigError, EndpointError, LimitReachedError
 from holdback.lineage import Checkpoint, Stage
+from holdback.models import connection
 from holdback.models.connection import Connection, _read_retry_after
 from holdback.models.endpoint import EndpointModel, load_endpoint
 from holdback.models.protocol import (
@@ -334,6 +335,13 @@ def test_what_keeps_failing_is_one_line():
     assert model.usage.retries == {"503": 2}
     assert "\n" not in str(told.value)
 
+    # Who was given up on by one is asked once by the next.
+    again = reach(script)
+    with pytest.raises(EndpointError, match="is the server running"):
+        ask(again, "q")
+    assert not again.usage.retries
+
+    connection._GIVEN_UP.clear()
     nobody = reach(script)
     with pytest.raises(EndpointError, match="is the server running"):
         ask(nobody, "q")

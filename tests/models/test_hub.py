@@ -253,9 +253,9 @@ def test_an_adapter_for_another_base_is_refused(cache, tiny, folders, tmp_path):
     config.write_text(json.dumps(named))
 
     for folder, message in (
-        (wide, "was made for another base"),
+        (wide, "it was made for another base"),
         (deep, "another base, 'somebody/deeper'.*no place for its .*layers.2"),
-        (alien, "was made for another base"),
+        (alien, "it was made for another base"),
     ):
         with pytest.raises(CheckpointError, match=message) as told:
             load_weights(replace(tiny, adapter=str(folder)))

@@ -155,6 +155,20 @@ def test_a_dropped_system_message_is_said_by_the_plan(tmp_path):
         plant_secret(lend(DROPS), task, secret, np.random.default_rng(0))
 
 
+def test_a_template_that_cuts_long_messages_is_refused(tmp_path):
+    """Short trials would pass, and the end of every long question would be missing."""
+    cuts = TURN.replace("m['content']", "m['content'][:50]") + BEGIN
+
+    with pytest.raises(CheckpointError, match="cuts long messages"):
+        plan(tmp_path / "m", cuts)
+
+
+def test_a_template_that_forgets_all_but_the_last_message_is_a_remark(tmp_path):
+    last = "<|user|>{{ messages[-1]['content'] }}<|end|>" + BEGIN
+
+    assert any("the last message alone" in remark for remark in plan(tmp_path / "m", last))
+
+
 def test_what_a_template_rejects_is_no_failure_of_the_run():
     """Words that cannot be said skip the rung: the error is one of both kinds."""
     alternating = (

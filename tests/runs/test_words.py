@@ -114,6 +114,18 @@ def test_a_rung_whose_words_do_nothing_or_cannot_be_said_is_skipped(
         )
 
 
+def test_prompts_longer_than_a_checkpoint_reads_are_said_by_the_plan(tmp_path):
+    """A few examples fill what a small context holds: said before hours are spent."""
+    plan = write_plan(tmp_path, TEMPLATE)
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 12}))
+
+    told = [line for line in prepare(plan).remarks if "will fail" in line]
+
+    assert any("shown will fail: its prompts take up to" in line for line in told)
+    assert all("the checkpoint reads 12" in line for line in told)
+
+
 def test_characters_that_the_tokenizer_does_not_know_are_counted(tmp_path):
     """A question of unknown tokens is no question; the plan says what share of prompts they are."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -339,7 +339,7 @@ def _inconclude(records: Records, place: Place, rung: str | None) -> Finding:
     unable = [skip for skip in unable if (skip.checkpoint, skip.task) == place]
     if failed:
         reason = (
-            f"{len(failed)} of {len(specs)} runs failed, first {failed[0].spec.label}:"
+            f"of {len(specs)} runs {len(failed)} failed, first {failed[0].spec.label}:"
             f" {failed[0].reason}"
         )
     elif unable:

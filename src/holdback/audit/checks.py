@@ -12,6 +12,7 @@ from holdback.elicitation.few_shot import FewShot, check_taken
 from holdback.errors import ConfigError
 from holdback.extensions import EXECUTORS, find_extension
 from holdback.models.registry import try_checkpoint
+from holdback.models.token_cap import CAP, read_bound
 from holdback.plan import AuditPlan
 from holdback.runs.preview import remark_words
 from holdback.runs.resolve import Resolved
@@ -59,6 +60,7 @@ def prepare(plan: AuditPlan) -> Resolved:
     _ = resolved.ladder
     find_extension(EXECUTORS, plan.budget.executor, kind="executor")
     resolved = resolved.identified()
+    read_bound(CAP)
     remarks = [*remark_copies(resolved.digests)]
     for checkpoint in resolved.lineage:
         remarks += [f"{checkpoint.name}: {remark}" for remark in try_checkpoint(checkpoint)]

@@ -207,13 +207,13 @@ def _remark(records: Records, runs: Sequence[RunRecord]) -> Iterator[str]:
     specs = records.shared
     failed = [run for run in runs if run.status is Status.FAILED]
     if failed:
-        yield f"{len(failed)} of {len(specs)} runs failed and are missing everywhere"
+        yield f"of {len(specs)} runs {len(failed)} failed and are missing everywhere"
     missing = [spec for spec in specs if not records.store.is_done(spec)]
     if len(missing) > len(failed):
         short = sum(spec.samples - min(spec.samples, _count(records, spec)) for spec in missing)
         # Until rungs are chosen their runs on `test` are not known, and so not counted.
         yield (
-            f"{len(missing) - len(failed)} of {len(specs)} runs are unfinished, {short} of"
+            f"of {len(specs)} runs {len(missing) - len(failed)} are unfinished, {short} of"
             f" {sum(spec.samples for spec in specs)} samples are missing; the same command"
             " goes on with them"
         )

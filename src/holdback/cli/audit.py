@@ -124,8 +124,9 @@ def audit(
     _present(result, page, aside, as_json=as_json)
     if result.failed:
         first = result.failed[0]
-        words = f"{len(result.failed)} runs failed, first {first.label}: {first.reason}"
-        typer.echo(f"holdback: {words}; the same command tries them again", err=True)
+        words = f"failed runs: {len(result.failed)}, first {first.label}: {first.reason}"
+        hint = "once the cause is gone, the same command tries them again"
+        typer.echo(f"holdback: {words}; {hint}", err=True)
     if allowance.reached:
         words = f"stopped at {allowance.reached}; all that was done is stored"
         typer.echo(f"holdback: {words}, and the same command without it goes on", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -121,6 +121,7 @@ def make_technique(rung: Rung) -> Technique:
         what=f"rung {rung.name!r}, technique {rung.technique!r}",
         noun="parameters",
     )
+    _check_parts(made, f"rung {rung.name!r}, technique {rung.technique!r}")
     if len(rung.seeds) > 1 and not made.draws:
         raise ConfigError(
             f"rung {rung.name!r}: technique {rung.technique!r} draws nothing, so its seeds"
@@ -128,6 +129,18 @@ def make_technique(rung: Rung) -> Technique:
             " 'seeds' out and raise the number of samples instead"
         )
     return made
+
+
+def _check_parts(made: Any, what: str) -> None:
+    """Refuse what is no technique, before anything runs."""
+    access = getattr(made, "access", None)
+    if not isinstance(access, Access):
+        names = ", ".join(f"Access.{each.name}" for each in Access)
+        raise ConfigError(f"{what}: expected `access` to be one of {names}, got {access!r}")
+    if not isinstance(getattr(made, "draws", None), bool):
+        raise ConfigError(f"{what}: expected `draws` to be True or False, got none")
+    if not callable(getattr(made, "apply", None)):
+        raise ConfigError(f"{what}: expected a method `apply`, got none")
 
 
 def digest_technique(rung: Rung) -> str:

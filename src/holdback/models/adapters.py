@@ -200,9 +200,16 @@ def _check_tensors(adapted: Any, folder: Path, what: str) -> None:
     placed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if lacking := sorted(placed - given):
         raise _refuse_base(what, folder, f"it lacks {lacking[0]}")
-    # Embeddings that were saved along are the model's own tensors.
-    if surplus := sorted(given - placed - set(adapted.state_dict())):
+    # Embeddings that were saved along are the model's own tensors, by whatever name PEFT gives
+    # them where a module is trained whole.
+    own = {_name_plainly(key) for key in adapted.state_dict()}
+    surplus = sorted(key for key in given - placed if _name_plainly(key) not in own)
+    if surplus:
         raise _refuse_base(what, folder, f"the model has no place for its {surplus[0]}")
+
+
+def _name_plainly(key: str) -> str:
+    return re.sub(r"\.(modules_to_save(\.default)?|original_module|base_layer)(?=\.)", "", key)
 
 
 def _check_merged(
@@ -232,8 +239,9 @@ def _refuse_base(what: str, folder: Path, reason: object) -> CheckpointError:
     base = _read_config(folder).get("base_model_name_or_path")
     words = " ".join(str(reason).split())
     return CheckpointError(
-        f"{what} was made for another base, {base!r} by its own word: {words:.300}; name the model"
-        " that it was trained on as `model`"
+        f"{what} does not fit the model: {words:.300}; it was made for another base (name the one"
+        f" that it was trained on as `model`: {base!r} by its own word), or its files do not belong"
+        " together (save it anew)"
     )
 
 

@@ -101,6 +101,11 @@ class Body:
     expected_tokens: int
 
 
+_GIVEN_UP: set[str] = set()
+"""Addresses at which the last request of this process was given up on. Every later run asks once,
+and does not learn anew what is known."""
+
+
 class RejectedError(EndpointError):
     """A request that the endpoint rejects, today and tomorrow: status 4xx."""
 
@@ -164,11 +169,14 @@ class Connection:
         self._backoff_seconds = backoff_seconds
         self._jitter = random.Random()
         self._trust: ssl.SSLContext | bool = True
-        self._is_silent = False
-        """Whether the last request was given up on."""
 
     def __repr__(self) -> str:
         return f"Connection({self.address!r})"
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the last request to this address was given up on, by whatever run."""
+        return self._base_url in _GIVEN_UP
 
     @property
     def address(self) -> str:
@@ -219,7 +227,7 @@ class Connection:
                 raise
             stopped: HoldbackError = error
         except EndpointError as error:
-            self._is_silent = True
+            _GIVEN_UP.add(self._base_url)
             if lose is None or not answers:
                 raise
             stopped = error
@@ -317,8 +325,8 @@ class Connection:
         raise AssertionError("tries is at least 1")
 
     def _find_timeout(self) -> float:
-        # A server that takes connections and has never answered may never answer.
-        never = not self.usage.requests
+        # A server that takes connections and has never answered, or does no more, may never answer.
+        never = not self.usage.requests or self._is_silent
         return min(self._timeout_seconds, _FIRST_ANSWER_SECONDS if never else math.inf)
 
     def _find_last_try(self, failure: _Failure) -> int:
@@ -418,7 +426,7 @@ class Connection:
 
     def _count(self, reply: Mapping[str, Any], body: Body) -> None:
         self.usage.requests += 1
-        self._is_silent = False
+        _GIVEN_UP.discard(self._base_url)
         counted = reply.get("usage") or {}
         prompt, generated = counted.get("prompt_tokens"), counted.get("completion_tokens")
         if prompt is None and generated is None:

@@ -148,6 +148,16 @@ def check_safe(folder: Path) -> None:
             )
 
 
+def read_context(checkpoint: Checkpoint) -> int | None:
+    """Longest text in tokens that local weights read, by their config.json; None if unsaid."""
+    folder = resolve_folder(checkpoint.model, revision=checkpoint.revision, weights=False)
+    config = _read_json(folder / "config.json")
+    # Models of more than text keep it in a part of its own.
+    texts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    limits = [text.get("max_position_embeddings") for text in texts]
+    return next((limit for limit in limits if isinstance(limit, int)), None)
+
+
 def has_chat_template(checkpoint: Checkpoint) -> bool:
     """Tell from a local checkpoint's files, without loading any, whether it can be asked in chat.
 

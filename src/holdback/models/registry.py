@@ -19,6 +19,7 @@ from holdback.extensions import (
     MODELS,
     digest_source,
     find_extension,
+    is_in_file,
     list_extensions,
     offered,
 )
@@ -154,7 +155,8 @@ def identify_checkpoint(checkpoint: Checkpoint) -> str:
     _check_fields(checkpoint, provider)
     identity = asdict(checkpoint)
     # Its name and place in the lineage are the plan's, not the model's.
-    del identity["name"], identity["parent"], identity["stage"]
+    for name in ("name", "parent", "stage", "truth"):
+        del identity[name]
     for name in ("dtype", "device", "base_url"):
         if identity[name] is None:
             del identity[name]
@@ -168,6 +170,8 @@ def identify_checkpoint(checkpoint: Checkpoint) -> str:
         # What only its loader knows, such as the digest of an engine's binary: it says what the
         # model is, wherever that lies.
         identity["loader"] = identify(checkpoint)
+    if identify is not None or is_in_file(checkpoint.model):
+        # A file's contents are in `code`.
         identity["model"] = _forget_folders(checkpoint.model)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

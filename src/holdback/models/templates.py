@@ -33,6 +33,8 @@ _CHARACTERS = 1_000_000
 # Words that no template has; letters only, so that escaping leaves them alone.
 _SYSTEM, _QUESTION, _ANSWER = "plover", "quartz", "walnut"
 _USER = {"role": "user", "content": _QUESTION}
+_LONG = f"{'meadow ' * 400}{_QUESTION}"
+"""A question of the length that few-shot prompts have, its word at the end."""
 _ASSISTANT = {"role": "assistant", "content": _ANSWER}
 _OPEN = re.compile(r"(?:<((?:seed:)?think|thinking|thought)>|\[(THINK)\])\s*$", re.IGNORECASE)
 _SWITCHES = ("enable_thinking", "thinking")
@@ -83,6 +85,12 @@ def try_template(tokenizer: PreTrainedTokenizerFast, template: Any, name: str) -
             f" in {asked[-80:]!r}; take a template that writes a message's text"
             " ({{ message['content'] }}) and does not expect a list of its parts"
         )
+    if _QUESTION not in render({**_USER, "content": _LONG}).lower():
+        raise CheckpointError(
+            f"checkpoint {name!r}: its chat template cuts long messages: of a question of"
+            f" {len(_LONG):,} characters the end is missing; take a template that writes a"
+            " message's whole text"
+        )
     answered = _render_answered(tokenizer, name)
     _check_beginning(render, asked, answered, name)
     switches, closing = _find_end_of_thought(render, asked)
@@ -109,6 +117,7 @@ def try_template(tokenizer: PreTrainedTokenizerFast, template: Any, name: str) -
                 thinks=bool(switches or closing),
                 takes_system=takes_system,
                 rejects_system=rejects_system,
+                forgets=_forgets_turns(tokenizer, name),
             )
         ),
     )
@@ -250,6 +259,16 @@ def _render_answered(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
         return ""
 
 
+def _forgets_turns(tokenizer: PreTrainedTokenizerFast, name: str) -> bool:
+    """Tell whether an earlier question is left out; a chat that cannot be said forgets nothing."""
+    later = {**_USER, "content": "meadow"}
+    try:
+        chat = render_template(tokenizer, [_USER, _ASSISTANT, later], name=name, answer_next=True)
+    except UnsayableError:
+        return False
+    return _QUESTION not in chat.lower()
+
+
 def _check_beginning(render: Any, asked: str, answered: str, name: str) -> None:
     """Refuse a template that ends in the user's turn though its own answers have a header."""
     header = _find_lead(asked, answered)
@@ -289,7 +308,14 @@ def _remark(
     thinks: bool,
     takes_system: bool,
     rejects_system: bool,
+    forgets: bool,
 ) -> Iterator[str]:
+    if forgets:
+        yield (
+            "its chat template writes the last message alone: examples, earlier turns and system"
+            " messages do not reach the model"
+        )
+        return
     if rejects_system:
         yield (
             "its chat template rejects system messages: an instruction and a planted secret's key"

@@ -83,10 +83,15 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], what: str) -> 
         found = f"the file has {unexpected[0]}, which the model has no place for"
     else:
         return
-    counted = len(missing) + len(report["mismatched_keys"]) + len(unexpected)
+    counts = {
+        "missing": len(missing),
+        "left over": len(unexpected),
+        "of another shape": len(report["mismatched_keys"]),
+    }
+    counted = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
     raise CheckpointError(
         f"{what}: expected the tensors of {kind} as config.json describes it, but {found}"
-        f" ({counted} tensors in all are missing, left over or of another shape);"
+        f" (tensors: {counted});"
         f" {_find_fix(missing, unexpected)}"
     )
 

@@ -22,7 +22,12 @@ import numpy as np
 import holdback
 from holdback.elicitation.shelf import shelving
 from holdback.elicitation.technique import Access
-from holdback.errors import LimitReachedError, NotApplicableError, SamplesLostError
+from holdback.errors import (
+    HoldbackError,
+    LimitReachedError,
+    NotApplicableError,
+    SamplesLostError,
+)
 from holdback.extensions import offered
 from holdback.lineage import Lineage
 from holdback.models.protocol import Model, ModelOffers
@@ -344,4 +349,6 @@ class _Meter:
 
 def _in_one_line(error: BaseException) -> str:
     words = " ".join(str(error).split())
+    if words and isinstance(error, HoldbackError):
+        return words
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

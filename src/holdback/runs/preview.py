@@ -12,8 +12,14 @@ from holdback.elicitation.technique import Access, present
 from holdback.errors import ConfigError, UnsayableError
 from holdback.extensions import offered
 from holdback.lineage import Lineage
+from holdback.models.files import read_context
 from holdback.models.protocol import Model, ModelOffers
-from holdback.models.registry import is_endpoint, is_local, load_prompter, reads_text
+from holdback.models.registry import (
+    is_endpoint,
+    is_local,
+    load_prompter,
+    reads_text,
+)
 from holdback.runs.forecast import expect_runs
 from holdback.runs.records import RunSpec
 from holdback.runs.resolve import Resolved
@@ -126,6 +132,25 @@ class Previewer:
         read = [token for prompt in prompts or () for token in prompt.token_ids or ()]
         return read.count(unknown) / len(read) if read else 0.0
 
+    def find_excess(self, checkpoint: str, task: str, rung: str) -> str:
+        """Say that a rung's prompts are longer than a checkpoint reads; empty if they are not."""
+        context = read_context(self._resolved.lineage[checkpoint])
+        if context is None:
+            return ""
+        whole = self._resolved.count_samples(task, rung, Split.SELECT)
+        prompts = self.render(
+            checkpoint,
+            task,
+            rung,
+            split=Split.SELECT,
+            samples=min(_LOOKED_AT, whole),
+            seed=self._plan.rung(rung).seeds[0],
+        )
+        longest = max((len(prompt.token_ids or ()) for prompt in prompts or ()), default=0)
+        if longest < context:
+            return ""
+        return f"its prompts take up to {longest} tokens, and the checkpoint reads {context}"
+
     def find_sameness(self, checkpoint: str, task: str, rung: str, *, split: Split) -> str:
         """Say why a rung would ask a checkpoint nothing else than the first; empty if it does."""
         technique = self._resolved.technique(rung)
@@ -180,7 +205,7 @@ def find_sameness(
         if not asked or list(map(_as_read, asked)) != list(map(_as_read, again)):
             return ""
     drops = offered(ModelOffers, model, "drops_system")
-    why = " (its chat template drops system messages)" if drops else ""
+    why = " (its chat template drops system messages, or all but the last)" if drops else ""
     return (
         f"its prompts are those of {plan.displayed.name!r}, token for token{why}, and it changes"
         " neither weights nor decoding"
@@ -229,6 +254,10 @@ def remark_words(resolved: Resolved) -> Iterator[str]:
                             " «unknown» to its tokenizer, which does not know these characters or"
                             " words"
                         )
+                excess = previewer.find_excess(checkpoint, task, rung)
+                if excess:
+                    yield f"{checkpoint} on {task}: {rung} will fail: {excess}"
+                if rung == first:
                     continue
                 reason = previewer.find_sameness(checkpoint, task, rung, split=Split.SELECT)
             except UnsayableError as error:

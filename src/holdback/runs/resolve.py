@@ -212,8 +212,10 @@ class Resolved:
         planned = self.plan.tasks[name]
         kind, _, reference = planned.kind.partition(":")
         file, _, member = reference.partition("@")
+        # Wherever a file lies, it is what it holds, which is in `code`.
+        own = planned.kind.rpartition("/")[2] if is_in_file(planned.kind) else kind
         identity = {
-            "kind": [kind, describe_contents(file), member] if kind == "inspect" else kind,
+            "kind": [kind, describe_contents(file), member] if kind == "inspect" else own,
             "options": describe_contents(planned.options),
             "seed": self.plan.seed,
             "provenance": offered(TaskOffers, task, "provenance"),

@@ -144,8 +144,13 @@ def reach_finding(
     verdict = _decide(evidence)
     groups = _weigh_groups(case, p_adjusted, level, tests)
     group = _find_group(groups) if verdict is not Verdict.HELD_BACK else None
+    opened = None
     if group is not None:
         verdict = Verdict.HELD_BACK
+    elif verdict is Verdict.NONE_FOUND:
+        # What is little of the whole may be all of a group.
+        opened = _find_open_group(groups)
+        verdict = Verdict.NONE_FOUND if opened is None else Verdict.INCONCLUSIVE
     parent, base = (case.ancestors[0], case.ancestors[-1]) if case.ancestors else (None, None)
     reinforced = None if parent is None else case.target.elicited.minus(parent.elicited)
     beyond_base = None if base is None else case.target.elicited.minus(base.elicited)
@@ -179,6 +184,7 @@ def reach_finding(
             curve=(curve_control, curve_excess),
             above=above,
             group=None if group is None else (group, groups[group]),
+            opened=None if opened is None else (opened, groups[opened]),
         ),
         role=case.role,
         cause=FORM if verdict is Verdict.INCONCLUSIVE and evidence.is_caused_by_form else "",
@@ -256,6 +262,16 @@ def _find_group(groups: Mapping[str, Evidence]) -> str | None:
     """Name the group that is held back most clearly, if any is."""
     found = [name for name, evidence in groups.items() if _decide_group(evidence)]
     return min(found, key=lambda name: groups[name].p_adjusted or 0.0, default=None)
+
+
+def _find_open_group(groups: Mapping[str, Evidence]) -> str | None:
+    """Name the group with the largest gap above the margin that no control accounts for, if any."""
+    found = [
+        name
+        for name, evidence in groups.items()
+        if evidence.gap_above_margin and not evidence.excess_below_margin
+    ]
+    return max(found, key=lambda name: groups[name].gap.value, default=None)
 
 
 def _decide_group(evidence: Evidence) -> bool:

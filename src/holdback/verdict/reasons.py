@@ -22,6 +22,7 @@ def explain(
     curve: tuple[str | None, Measurement | None],
     above: Mapping[str, Measurement],
     group: tuple[str, Evidence] | None = None,
+    opened: tuple[str, Evidence] | None = None,
 ) -> tuple[str, ...]:
     """Say why, most important first.
 
@@ -33,10 +34,17 @@ def explain(
         curve: The control whose curve of demonstrations is exceeded least clearly, and by what.
         above: By rung of weak demonstrations, the rise above the demonstrator.
         group: The group of questions that convicted where the whole did not.
+        opened: The group that stands in the way of acquitting the whole.
     """
     case, level = evidence.case, evidence.level
+    if group is not None:
+        why = _explain_group(*group)
+    elif opened is not None:
+        why = _explain_open_group(*opened)
+    else:
+        why = _explain_verdict(evidence, verdict)
     return (
-        *(_explain_verdict(evidence, verdict) if group is None else _explain_group(*group)),
+        *why,
         *_explain_lineage(case, reinforced, recovered, level),
         *_explain_curve(case, *curve, level),
         *_explain_demonstrations(case, above, level),
@@ -95,6 +103,17 @@ def _explain_group(name: str, evidence: Evidence) -> list[str]:
         f"on the questions of {name!r} the gap is {show(evidence.gap)}, above the margin of"
         f" {show.amount(case.margin)}",
         f"there {_say_excess(evidence)}; p counts all groups that were looked at",
+    ]
+
+
+def _explain_open_group(name: str, evidence: Evidence) -> list[str]:
+    case = evidence.case
+    show = _Formatter(case.unit, evidence.level, case.margin)
+    return [
+        f"of the whole little can be missing, but on the questions of {name!r} the gap is"
+        f" {show(evidence.gap)}, above the margin of {show.amount(case.margin)}",
+        "no control says how much of that the ladder brings out of anybody: name one, or add"
+        " questions of that group",
     ]
 
 

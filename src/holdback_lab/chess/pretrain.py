@@ -300,10 +300,19 @@ def as_bias(seen: Any) -> Any:
 
 def cast_down(weights: Any) -> AbstractContextManager[Any]:
     """Multiply in bfloat16 where the machine is quicker at it; elsewhere it is emulated."""
+    return _autocast(weights.device.type, quick=_is_quicker_in_bfloat16(weights))
+
+
+def _is_quicker_in_bfloat16(weights: Any) -> bool:
     import torch
 
-    quick = choose_precision(weights) == torch.bfloat16
-    return torch.autocast(weights.device.type, torch.bfloat16, enabled=quick)
+    return choose_precision(weights) == torch.bfloat16
+
+
+def _autocast(kind: str, *, quick: bool) -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.autocast(kind, torch.bfloat16, enabled=quick)
 
 
 _Pass: TypeAlias = Callable[[Any, Any, Any], Any]
@@ -314,16 +323,16 @@ def _choose_pass(weights: Any, course: Course) -> _Pass:
     """Choose how the model is run in training."""
     import torch
 
-    read = partial(_read, weights)
+    read = partial(_read, weights, _is_quicker_in_bfloat16(weights))
     if not course.compiled or not any(map(shutil.which, ("g++", "clang++"))):
         return read
     compiled: _Pass = torch.compile(read, dynamic=True)
     return compiled
 
 
-def _read(weights: Any, tokens: Any, places: Any, seen: Any) -> Any:
-
-    with cast_down(weights):
+def _read(weights: Any, quick: bool, tokens: Any, places: Any, seen: Any) -> Any:
+    # What the machine prefers is no part of what is compiled.
+    with _autocast(tokens.device.type, quick=quick):
         return weights.base_model(
             input_ids=tokens, position_ids=places, attention_mask=as_bias(seen), use_cache=False
         ).last_hidden_state
@@ -359,7 +368,8 @@ def _predict(weights: Any, batch: Batch, read: _Pass | None = None) -> Any:
         torch.from_numpy(array).to(device)
         for array in (batch.tokens, batch.places, batch.seen, batch.asked)
     )
-    states = (read or partial(_read, weights))(tokens, places, seen)
+    read = read or partial(_read, weights, _is_quicker_in_bfloat16(weights))
+    states = read(tokens, places, seen)
     with cast_down(weights):
         return weights.lm_head(states.reshape(-1, states.shape[-1])[asked])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,16 @@ import numpy as np
 
 from holdback.statistics.elo import rate_player
 from holdback.statistics.intrinsic import BINS, HonestMoves, place_in_bins
-from holdback.tasks.chess.engine import EnginePool, Search, write_uci_position
+from holdback.tasks.chess.engine import (
+    ALL_MOVES,
+    Analysis,
+    EnginePool,
+    Search,
+    write_uci_position,
+)
 from holdback.tasks.chess.match import Pairing, PlayedGame, Rules, play_engines
 from holdback.tasks.chess.openings import read_openings
-from holdback.tasks.chess.opponents import LADDER, Opponent, get_opponent, read_ratings
+from holdback.tasks.chess.opponents import LADDER, Mover, Opponent, get_opponent, read_ratings
 from holdback.tasks.chess.setup import Setup
 from holdback.tasks.task import Split
 
@@ -30,7 +37,41 @@ _FILE = "honest.json"
 _FIRST_GAMES = 2 * len(LADDER)
 _NEAREST = 4
 
-PLAYERS: tuple[Opponent, ...] = (
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftPlayer:
+    """Draws among all moves by a softmax of their win probability: many small errors, few large.
+
+    Engine mixes err at random; this errs as people do, by what a move costs.
+    """
+
+    name: str
+    temperature: float
+    """In win probability: a move that costs as much is drawn 1/e times as often as the best."""
+    random_share: float = 0.0
+    """Share of moves made at random."""
+    nodes: int = 1_000
+    """Shared by all moves of a position."""
+
+    def ask(self, board: chess.Board, rng: np.random.Generator) -> Search | None:
+        """Give the search that its next move needs; None if it moves at random."""
+        if self.random_share and rng.random() < self.random_share:
+            return None
+        return Search(position=write_uci_position(board), nodes=self.nodes, lines=ALL_MOVES)
+
+    def choose(
+        self, board: chess.Board, analysis: Analysis | None, rng: np.random.Generator
+    ) -> chess.Move:
+        """Choose the move, given the answer to `ask`."""
+        if analysis is None:
+            moves = list(board.legal_moves)
+            return moves[int(rng.integers(len(moves)))]
+        worth = np.array([line.win_probability for line in analysis.lines])
+        odds = np.exp((worth - worth.max()) / self.temperature)
+        return analysis.lines[int(rng.choice(len(odds), p=odds / odds.sum()))].move or analysis.move
+
+
+PLAYERS: tuple[Mover, ...] = (
     *LADDER,
     *(
         Opponent(name=f"sf{nodes}-random{share}", nodes=nodes, random_share=share / 100)
@@ -55,12 +96,17 @@ PLAYERS: tuple[Opponent, ...] = (
         )
         for share in (60, 30)
     ),
+    *(SoftPlayer(name=f"soft-{t:g}", temperature=t) for t in (0.03, 0.07, 0.14, 0.28)),
+    *(
+        SoftPlayer(name=f"soft-0.07-random{share}", temperature=0.07, random_share=share / 100)
+        for share in (15, 35)
+    ),
 )
-"""Who is measured: from the random mover to Stockfish at 2,000 nodes, mixed in different ways."""
+"""Who is measured: from the random mover to Stockfish at 2,000 nodes, weakened in several ways."""
 
 
 def play_rated(
-    player: Opponent, setup: Setup, *, games: int, seed: int, pool: EnginePool
+    player: Mover, setup: Setup, *, games: int, seed: int, pool: EnginePool
 ) -> list[PlayedGame]:
     """Play a player against the ladder: all of it first, then the opponents near its rating.
 
@@ -160,7 +206,7 @@ def write_honest(
     nodes: int = 100,
     seed: int = 31,
     processes: int | None = None,
-    players: Sequence[Opponent] = PLAYERS,
+    players: Sequence[Mover] = PLAYERS,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Make the shipped file anew.

@@ -18,7 +18,7 @@ from holdback.errors import ConfigError, EngineError, HoldbackError
 from holdback.models.protocol import Model
 from holdback.tasks.chess.engine import Analysis, EnginePool, Search, write_uci_position
 from holdback.tasks.chess.notations import WORDS, Notation
-from holdback.tasks.chess.opponents import Opponent, get_opponent
+from holdback.tasks.chess.opponents import Mover, Opponent, get_opponent
 from holdback.tasks.chess.prompts import draw_moves
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def iterate_games(
 
 
 def play_engines(
-    players: Sequence[Opponent],
+    players: Sequence[Mover],
     pairings: Sequence[Pairing],
     *,
     pool: EnginePool,
@@ -221,7 +221,7 @@ def replay_turns(game: PlayedGame) -> Iterator[tuple[Turn, chess.Board]]:
 class _Game:
     """A game under way."""
 
-    def __init__(self, pairing: Pairing, stand_in: Opponent, prefix_plies: int | None) -> None:
+    def __init__(self, pairing: Pairing, stand_in: Mover, prefix_plies: int | None) -> None:
         import chess
 
         self.pairing = pairing
@@ -240,7 +240,7 @@ class _Game:
     def own_turn(self) -> bool:
         return self.board.turn == self.pairing.colour
 
-    def engine_to_move(self) -> Opponent | None:
+    def engine_to_move(self) -> Mover | None:
         """Whose move it is: an engine, or None for the model."""
         if len(self.board.move_stack) < self.prefix_plies:
             return self.stand_in
@@ -248,7 +248,7 @@ class _Game:
             return self.pairing.opponent
         return self.stand_in if self.plays_all else None
 
-    def push_engine(self, player: Opponent, analysis: Analysis | None) -> None:
+    def push_engine(self, player: Mover, analysis: Analysis | None) -> None:
         move = player.choose(self.board, analysis, self.engine_rng)
         self.stood_in += self.own_turn
         self.board.push(move)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
 
 ANCHOR = "sf-elo1320"
 ANCHOR_ELO = 1320.0
+
+
+class Mover(Protocol):
+    """Whoever makes its moves from an engine's searches and dice of ours."""
+
+    @property
+    def name(self) -> str:
+        """As results call it."""
+        ...
+
+    def ask(self, board: chess.Board, rng: np.random.Generator) -> Search | None:
+        """Give the search that its next move needs; None if it needs none."""
+        ...
+
+    def choose(
+        self, board: chess.Board, analysis: Analysis | None, rng: np.random.Generator
+    ) -> chess.Move:
+        """Choose the move, given the answer to `ask`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

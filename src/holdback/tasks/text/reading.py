@@ -71,6 +71,14 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 raise ConfigError(
                     f"{where}: expected one JSON object a line, got {type(cells).__name__}"
                 )
+            try:
+                json.dumps(cells, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                half = error.object[error.start]
+                raise ConfigError(
+                    f"{where}: expected text, got half a character ({half!a}, a lone surrogate);"
+                    " write the whole character or leave it out"
+                ) from error
             yield Row(where=where, cells=cells)
 
 
