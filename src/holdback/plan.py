@@ -161,6 +161,8 @@ class _AuditSection:
     access: AccessName = "weights"
     looks: Annotated[int, Field(ge=1, le=20)] = 1
     """Samples of `test` are drawn in so many blocks, and no more where the verdict is clear."""
+    rounds: Annotated[int, Field(ge=1, le=6)] = 1
+    """In which rungs race on `select`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,9 @@ class AuditPlan:
     quick: QuickPlan
     looks: int = 1
     """Blocks in which the samples of `test` are drawn."""
+    rounds: int = 1
+    """In which rungs run on `select`, each with twice the samples of the one before: those that are
+    clearly not the best are left behind (`audit.racing`)."""
     qualify: QualifyPlan = field(default_factory=QualifyPlan)
     secret: SecretPlan | None = None
     """Of the audit that qualifies another: no file has it."""
@@ -312,6 +317,7 @@ def parse_plan(text: str, *, source: str, folder: Path) -> AuditPlan:
             budget=replace(file.budget, executor=_located_code(file.budget.executor, folder)),
             quick=file.quick,
             looks=file.audit.looks,
+            rounds=file.audit.rounds,
             qualify=file.qualify,
         )
     except UnknownNameError as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from holdback.audit.cases import find_undecided, find_unqualified
 from holdback.audit.planted import find_planted
+from holdback.audit.racing import drop_beaten, shorten
 from holdback.audit.reading import conclude
 from holdback.audit.records import Audits, Place, Records, choose
 from holdback.audit.result import AuditResult
@@ -108,12 +109,19 @@ class _Phases:
         plan = self.resolved.plan
         # The ordinary protocol is needed on both splits whatever is chosen: one phase less to wait.
         shown = {where: self._always_tested(names) for where, names in rungs.items() if names}
-        specs = self.resolved.list_runs(rungs, Split.SELECT)
-        self._run([*specs, *self._list_tests(shown, look=1)])
-        if self.allowance.reached:
-            # A rung chosen on half the records might not be the one of all of them.
-            return
-        chosen = choose(Records(self.resolved, self.audits.store, specs))
+        tests = self._list_tests(shown, look=1)
+        racing: Mapping[Place, Sequence[str]] = rungs
+        for number in range(1, plan.rounds + 1):
+            whole = self.resolved.list_runs(racing, Split.SELECT)
+            specs = shorten(whole, number=number, rounds=plan.rounds)
+            self._run([*specs, *tests] if number == 1 else specs)
+            if self.allowance.reached:
+                # A rung chosen on half the records might not be the one of all of them.
+                return
+            records = Records(self.resolved, self.audits.store, specs)
+            if number < plan.rounds:
+                racing = drop_beaten(self.resolved, records, racing)
+        chosen = choose(records)
         tested = {where: [*shown[where], rung] for where, rung in chosen.items()}
         for look in range(1, plan.looks + 1):
             self._run(self._list_tests(tested, look=look))

@@ -78,6 +78,11 @@ class Records:
             self._read[key] = limited
         return self._read[key]
 
+    def is_whole(self, place: Place, rung: str) -> bool:
+        """Tell whether a rung was asked for all its samples on `select`."""
+        samples = self.resolved.count_samples(place[1], rung, Split.SELECT)
+        return all(spec.samples >= samples for spec in self.runs(place, rung, Split.SELECT))
+
     def is_candidate(self, rung: str) -> bool:
         """Tell whether a rung may stand for what a checkpoint can do."""
         try:
@@ -208,6 +213,11 @@ def choose(records: Records) -> dict[Place, str]:
             for rung, measured in records.measure_rungs(place, Split.SELECT).items()
             if rung != records.plan.displayed.name and records.is_candidate(rung)
         }
+        # What was left behind on fewer samples stays behind, though the best sank afterwards.
+        went_on = {
+            rung: found for rung, found in candidates.items() if records.is_whole(place, rung)
+        }
+        candidates = went_on or candidates
         if candidates:
             chosen[place] = choose_rung(candidates)
     return chosen

@@ -240,6 +240,21 @@ def rate_opponents(
     round_robin.write_ratings(out, ratings, facts)
 
 
+@organisms.command("measure-honest")
+def measure_honest(
+    lineage: ChessLineage,
+    *,
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    setup: SetupName = Setup.STANDARD,
+    games: Annotated[int, typer.Option(min=20, help="Games of each player.")] = 200,
+) -> None:
+    """Play honest engines, and write what their moves lose: what intrinsic ratings rest on."""
+    from holdback.tasks.chess.honest import write_honest
+    from holdback.tasks.chess.setup import get_setup
+
+    write_honest(out, setup=get_setup(setup), games=games, report=tell)
+
+
 @organisms.command("make-positions")
 def make_positions(
     lineage: ChessLineage,
