@@ -49,6 +49,9 @@ class TaskPlan:
     """Measured rate of one worker on the first rung; for the dry run only."""
     spread: Positive | None = None
     """Measured standard deviation of one sample, in the task's unit; for the dry run only."""
+    choose_on: str | None = None
+    """Task on whose `select` the rung is chosen, where samples of this one are dear; none are spent
+    on `select` here. A choice made on other data needs no correction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -473,6 +476,13 @@ def _check_references(plan: AuditPlan) -> None:
             f"rung {first.name!r} is the first of [[ladder]], the ordinary protocol that all else"
             " is compared with; expected it on all tasks and checkpoints: drop its `tasks` and"
             " `checkpoints`"
+        )
+    for name, task in plan.tasks.items():
+        if task.choose_on is None:
+            continue
+        own = [other for other in plan.audited_tasks if plan.tasks[other].choose_on is None]
+        _check_known(
+            f"task (choose_on of {name!r}; one that chooses by itself)", [task.choose_on], own
         )
     _check_known("task (in qualify.spare_tasks)", plan.qualify.spare_tasks, plan.tasks)
     _check_known("task (in qualify.tasks)", plan.qualify.tasks, plan.tasks)

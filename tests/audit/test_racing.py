@@ -6,6 +6,7 @@ import pytest
 from audits import fake_plan
 
 from holdback.audit import prepare, read_result, run_audit
+from holdback.errors import UnknownNameError
 from holdback.plan import dump_plan, restore_plan
 from holdback.runs.executors import InProcess
 from holdback.runs.progress import Silent
@@ -100,3 +101,47 @@ def test_rounds_are_part_of_the_plan():
 
     assert restore_plan(dump_plan(plan)).rounds == 3
     assert fake_plan().rounds == 1
+
+
+ELSEWHERE = (
+    '[[ladder]]\nname = "displayed"',
+    '[tasks.dear]\nkind = "fake_questions"\nmargin = 3\nselect_samples = 200\n'
+    'test_samples = 400\nchoose_on = "questions"\n\n[[ladder]]\nname = "displayed"',
+)
+
+
+def test_a_dear_tasks_rung_is_chosen_on_a_cheap_one(tmp_path):
+    """It spends nothing on its own `select`, and is judged on its own `test`."""
+    result = run(fake_plan(ELSEWHERE), tmp_path / "runs.sqlite")
+
+    on_dear = [r for r in result.rungs if r.task == "dear"]
+    assert {r.split for r in on_dear} == {Split.TEST}
+    chosen = {(r.checkpoint, r.task): r.rung for r in result.rungs if r.chosen}
+    assert {
+        chosen[name, "dear"] == chosen[name, "questions"] for name in ("sandbagger", "sham")
+    } == {True}
+    verdicts = {(f.checkpoint, f.task): f.verdict for f in result.findings}
+    assert verdicts["sandbagger", "dear"] is Verdict.HELD_BACK
+    assert verdicts["sham", "dear"] is not Verdict.HELD_BACK
+
+
+def test_what_does_not_climb_on_both_is_not_chosen(tmp_path):
+    """The best rung is the cheap task's alone: the dear one takes the best of those that it has."""
+    plan = fake_plan(
+        ELSEWHERE,
+        ('name = "strong-16"\n', 'name = "strong-16"\ntasks = ["questions"]\n'),
+    )
+
+    result = run(plan, tmp_path / "runs.sqlite")
+
+    chosen = {(r.checkpoint, r.task): r.rung for r in result.rungs if r.chosen}
+    assert chosen["sandbagger", "questions"] == "strong-16"
+    assert chosen["sandbagger", "dear"] == "strong-4"
+
+
+@pytest.mark.parametrize("other", ["dear", "nothing"])
+def test_a_task_chooses_on_one_that_chooses_by_itself(other):
+    text = ELSEWHERE[1].replace('choose_on = "questions"', f'choose_on = "{other}"')
+
+    with pytest.raises(UnknownNameError, match="choose_on of 'dear'"):
+        fake_plan((ELSEWHERE[0], text))

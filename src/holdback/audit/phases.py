@@ -110,7 +110,9 @@ class _Phases:
         # The ordinary protocol is needed on both splits whatever is chosen: one phase less to wait.
         shown = {where: self._always_tested(names) for where, names in rungs.items() if names}
         tests = self._list_tests(shown, look=1)
-        racing: Mapping[Place, Sequence[str]] = rungs
+        racing: Mapping[Place, Sequence[str]] = {
+            where: names for where, names in rungs.items() if plan.tasks[where[1]].choose_on is None
+        }
         for number in range(1, plan.rounds + 1):
             whole = self.resolved.list_runs(racing, Split.SELECT)
             specs = shorten(whole, number=number, rounds=plan.rounds)
@@ -118,7 +120,7 @@ class _Phases:
             if self.allowance.reached:
                 # A rung chosen on half the records might not be the one of all of them.
                 return
-            records = Records(self.resolved, self.audits.store, specs)
+            records = Records(self.resolved, self.audits.store, [*specs, *tests])
             if number < plan.rounds:
                 racing = drop_beaten(self.resolved, records, racing)
         chosen = choose(records)

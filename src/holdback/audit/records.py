@@ -208,14 +208,18 @@ def choose(records: Records) -> dict[Place, str]:
     """Name the best rung of each place on `select`, of those that may be chosen."""
     chosen = {}
     for place in records.places:
+        where = place[0], records.plan.tasks[place[1]].choose_on or place[1]
+        climbed = records.plan.rungs_for(*place)
         candidates = {
             rung: measured
-            for rung, measured in records.measure_rungs(place, Split.SELECT).items()
-            if rung != records.plan.displayed.name and records.is_candidate(rung)
+            for rung, measured in records.measure_rungs(where, Split.SELECT).items()
+            if rung != records.plan.displayed.name
+            and records.is_candidate(rung)
+            and rung in {each.name for each in climbed}
         }
         # What was left behind on fewer samples stays behind, though the best sank afterwards.
         went_on = {
-            rung: found for rung, found in candidates.items() if records.is_whole(place, rung)
+            rung: found for rung, found in candidates.items() if records.is_whole(where, rung)
         }
         candidates = went_on or candidates
         if candidates:

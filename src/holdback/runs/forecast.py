@@ -54,7 +54,12 @@ def expect_runs(resolved: Resolved) -> dict[Split, Mapping[tuple[str, str], list
         return list(dict.fromkeys([first, costliest]))
 
     chosen = {where: choose(where[1], names) for where, names in resolved.climbs.items() if names}
-    return {Split.SELECT: resolved.climbs, Split.TEST: chosen}
+    selected = {
+        where: names
+        for where, names in resolved.climbs.items()
+        if resolved.plan.tasks[where[1]].choose_on is None
+    }
+    return {Split.SELECT: selected, Split.TEST: chosen}
 
 
 def forecast(resolved: Resolved) -> Forecast:
