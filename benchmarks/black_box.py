@@ -2,9 +2,9 @@
 
 Each player plays the ladder of opponents as a checkpoint would, and its games go through the signs
 that an audit reads. How many throwers each sign finds, and how many honest players it accuses, at
-5% a player, with exact intervals. The intrinsic rating compares with nobody, and none of the players is
-in the reference that it is measured by (`holdback organisms measure-honest`); the other signs are
-given two honest players as controls.
+5% a player, with exact intervals. The intrinsic rating compares with nobody, and none of the
+players is in the reference that it is measured by (`holdback organisms measure-honest`); the other
+signs are given two honest players as controls.
 
     python benchmarks/black_box.py --games 48 --seeds 0 1
 """

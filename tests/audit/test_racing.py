@@ -117,16 +117,15 @@ def test_a_dear_tasks_rung_is_chosen_on_a_cheap_one(tmp_path):
     on_dear = [r for r in result.rungs if r.task == "dear"]
     assert {r.split for r in on_dear} == {Split.TEST}
     chosen = {(r.checkpoint, r.task): r.rung for r in result.rungs if r.chosen}
-    assert {
-        chosen[name, "dear"] == chosen[name, "questions"] for name in ("sandbagger", "sham")
-    } == {True}
+    for name in ("sandbagger", "sham"):
+        assert chosen[name, "dear"] == chosen[name, "questions"]
     verdicts = {(f.checkpoint, f.task): f.verdict for f in result.findings}
     assert verdicts["sandbagger", "dear"] is Verdict.HELD_BACK
     assert verdicts["sham", "dear"] is not Verdict.HELD_BACK
 
 
 def test_what_does_not_climb_on_both_is_not_chosen(tmp_path):
-    """The best rung is the cheap task's alone: the dear one takes the best of those that it has."""
+    """The best rung is the cheap task's alone: the dear one takes the best of its own."""
     plan = fake_plan(
         ELSEWHERE,
         ('name = "strong-16"\n', 'name = "strong-16"\ntasks = ["questions"]\n'),
@@ -136,7 +135,7 @@ def test_what_does_not_climb_on_both_is_not_chosen(tmp_path):
 
     chosen = {(r.checkpoint, r.task): r.rung for r in result.rungs if r.chosen}
     assert chosen["sandbagger", "questions"] == "strong-16"
-    assert chosen["sandbagger", "dear"] == "strong-4"
+    assert chosen["sandbagger", "dear"] in ("half", "strong-4")
 
 
 @pytest.mark.parametrize("other", ["dear", "nothing"])
