@@ -96,7 +96,7 @@ def _find_in_file(name: str, kind: str) -> Any:
     file = Path(f"{path}.py")
     if not file.is_file():
         raise ConfigError(f"{kind} {name!r}: expected a file at {file}, found none")
-    module = _load_file(file.resolve(), digest_file(file))
+    module = load_file(file)
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -104,9 +104,17 @@ def _find_in_file(name: str, kind: str) -> Any:
         raise UnknownNameError.among(f"{kind} in {file.name}", attribute, found) from None
 
 
+def load_file(file: Path) -> Any:
+    """Load a Python file as a module of its own; again where its contents have changed.
+
+    Raises:
+        ConfigError: for a file that cannot be loaded.
+    """
+    return _load_contents(file.resolve(), digest_file(file))
+
+
 @cache
-def _load_file(file: Path, digest: str) -> Any:
-    """Load a file as a module of its own; again where its contents have changed."""
+def _load_contents(file: Path, digest: str) -> Any:
     name = f"{_FILE_MODULE}{file.stem}_{digest[:12]}"
     spec = spec_from_file_location(name, file)
     assert isinstance(spec, ModuleSpec)

@@ -8,9 +8,7 @@ and calls that come together are one batch of the engine.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import sys
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from holdback.errors import ConfigError, HoldbackError, UnknownNameError
+from holdback.extensions import load_file
 from holdback.models.protocol import Model
 from holdback.tasks.questions import (
     CORRECT,
@@ -415,20 +414,7 @@ def load_inspect_task(reference: str, args: Mapping[str, Any]) -> InspectAiTask:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"task inspect:{path}: expected a Python file, found none")
-    name = f"holdback_inspect_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return load_file(path)
 
 
 def _first_call(sample: EvalSample) -> str | None:
