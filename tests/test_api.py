@@ -214,6 +214,8 @@ def test_a_verb_has_the_help_of_what_it_does():
     """In a notebook `holdback.audit?` shows its arguments, though a package has its name."""
     import inspect
 
+    # It has the name of the module above.
+    import holdback.inspect
     from holdback import api
 
     assert inspect.signature(holdback.audit) == inspect.signature(api.audit)

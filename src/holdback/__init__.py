@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
+
+# By its name: a package of ours is called `inspect`, and importing it would hide the other.
+from inspect import Signature, signature
 from types import ModuleType
 from typing import Any
 
@@ -33,8 +35,8 @@ class _Verb(ModuleType):
         return self._verb(*args, **options)
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._verb)
+    def __signature__(self) -> Signature:
+        return signature(self._verb)
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
