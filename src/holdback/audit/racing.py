@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdback.audit.records import Place, Records
+from holdback.extensions import offered
 from holdback.runs.records import RunSpec
 from holdback.runs.resolve import Resolved
 from holdback.statistics.selection import choose_rung
-from holdback.tasks.task import Split
+from holdback.tasks.task import Split, TaskOffers
 
 ALPHA = 0.05
 """Of leaving the best rung behind in one comparison. It costs a little of what is elicited."""
@@ -59,7 +60,7 @@ def _list_needed(
     resolved: Resolved, records: Records, place: Place, names: Sequence[str]
 ) -> set[str]:
     plan = resolved.plan
-    strong = getattr(resolved.tasks[place[1]], "strong_demonstrator", None)
+    strong = offered(TaskOffers, resolved.tasks[place[1]], "strong_demonstrator")
     taught: dict[str, list[str]] = {}
     for name in names:
         demonstrator = plan.rung(name).parameters.get("demonstrator")

@@ -101,9 +101,10 @@ class Body:
     expected_tokens: int
 
 
+_TOO_MANY = 429
 _GIVEN_UP: set[str] = set()
-"""Addresses at which the last request of this process was given up on. Every later run asks once,
-and does not learn anew what is known."""
+"""Addresses that were given up on in this process since they last answered. Every later run asks
+once, and does not learn anew what is known. Not for want of pace (429): that passes."""
 
 
 class RejectedError(EndpointError):
@@ -169,14 +170,16 @@ class Connection:
         self._backoff_seconds = backoff_seconds
         self._jitter = random.Random()
         self._trust: ssl.SSLContext | bool = True
+        self._gave_up = False
+        """Whether the last request was given up on."""
 
     def __repr__(self) -> str:
         return f"Connection({self.address!r})"
 
     @property
     def _is_silent(self) -> bool:
-        """Whether the last request to this address was given up on, by whatever run."""
-        return self._base_url in _GIVEN_UP
+        """Whether this address was given up on, here or in an earlier run."""
+        return self._gave_up or self._base_url in _GIVEN_UP
 
     @property
     def address(self) -> str:
@@ -227,7 +230,7 @@ class Connection:
                 raise
             stopped: HoldbackError = error
         except EndpointError as error:
-            _GIVEN_UP.add(self._base_url)
+            self._gave_up = True
             if lose is None or not answers:
                 raise
             stopped = error
@@ -315,6 +318,8 @@ class Connection:
                 if not isinstance(failure, _Failure):
                     return failure
                 if tried == self._find_last_try(failure) or not failure.passing:
+                    if failure.passing and failure.status != _TOO_MANY:
+                        _GIVEN_UP.add(self._base_url)
                     raise self._give_up(failure, tried)
                 self.usage.retries[failure.reason] += 1
                 seconds = self._choose_wait(failure, tried)
@@ -426,6 +431,7 @@ class Connection:
 
     def _count(self, reply: Mapping[str, Any], body: Body) -> None:
         self.usage.requests += 1
+        self._gave_up = False
         _GIVEN_UP.discard(self._base_url)
         counted = reply.get("usage") or {}
         prompt, generated = counted.get("prompt_tokens"), counted.get("completion_tokens")
