@@ -323,6 +323,16 @@ def test_malformed_replies_and_timeouts_are_tried_again():
     assert model.usage.retries == {"malformed": 3, "timeout": 1}
 
 
+def test_a_service_that_asks_for_patience_is_asked_again_by_the_next_run():
+    """Too many requests pass; who gave up on it says nothing of the run after."""
+    with serve(lambda received: Reply(status=429, body=b"slow down")) as script:
+        for _ in range(2):
+            model = reach(script, tries=3)
+            with pytest.raises(EndpointError, match="3 tries"):
+                ask(model, "q")
+            assert model.usage.retries == {"429": 2}
+
+
 def test_what_keeps_failing_is_one_line():
     """All tries spent: the last reason, and what to do."""
     with serve(lambda received: Reply(status=503, body=b"upstream\nis down")) as script:
