@@ -328,6 +328,13 @@ def _print_forecast(resolved: Resolved, expected: Forecast, console: Console) ->
         f" {write_duration(60 * expected.minutes)} on"
         f" {workers} worker{'s' if workers > 1 else ''}, counted with the costliest rung on test"
     ]
+    if plan.rounds > 1:
+        lines.append(
+            f"rungs race on select in {plan.rounds} rounds: fewer samples where some are left behind"
+        )
+    for name, task in plan.tasks.items():
+        if task.choose_on is not None:
+            lines.append(f"{name}: its rung is chosen on {task.choose_on}")
     if expected.secrets is not None:
         added = expected.secrets
         lines.append(
@@ -339,13 +346,13 @@ def _print_forecast(resolved: Resolved, expected: Forecast, console: Console) ->
             f"more than the budget of {plan.budget.minutes:g} min: ask for fewer samples or rungs,"
             " as --quick does"
         )
-    for task, gap in expected.detectable.items():
-        margin = plan.tasks[task].margin
+    for name, gap in expected.detectable.items():
+        margin = plan.tasks[name].margin
         if gap is None:
-            lines.append(f"{task}: no spread is given, so no smallest detectable gap")
+            lines.append(f"{name}: no spread is given, so no smallest detectable gap")
         else:
             lines.append(
-                f"{task}: smallest detectable gap {gap:.3g} beyond a control's (margin {margin:g})"
+                f"{name}: smallest detectable gap {gap:.3g} beyond a control's (margin {margin:g})"
             )
     lines += [f"code of your own, run as it stands: {name}" for name in resolved.own_code]
     lines += [*write_skipped(expected.skipped), *expected.remarks]
