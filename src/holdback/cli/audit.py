@@ -330,7 +330,7 @@ def _print_forecast(resolved: Resolved, expected: Forecast, console: Console) ->
     ]
     if plan.rounds > 1:
         lines.append(
-            f"rungs race on select in {plan.rounds} rounds: fewer samples where some are left behind"
+            f"rungs race on select in {plan.rounds} rounds: fewer samples where one is left behind"
         )
     for name, task in plan.tasks.items():
         if task.choose_on is not None:
