@@ -9,8 +9,10 @@ phases     plan -> runs -> store: all rungs on `select`, the chosen one on `test
 secrets    the plan of the copies that carry a planted secret; planted: what became of them
 records    stored samples by place, rung and split, and what they measure
 cases      measurements -> what a finding rests on -> findings
+racing     which rungs go on on `select`
+protocols  what the usual protocols of evaluation would have reported
 reading    store -> result: findings, curves, signatures, games, remarks
-behaviour  signatures and example games, from the metadata of records
+signs      signatures and example games, from the metadata of records
 """
 
 from holdback import make_callable
