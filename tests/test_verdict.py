@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from holdback.errors import ConfigError
+from holdback.report.words import write_verdict
 from holdback.statistics.elo import rate_player
 from holdback.statistics.means import clustered_mean
 from holdback.statistics.measurement import Measurement
@@ -513,6 +514,15 @@ def test_reinforced_and_recovered():
         (math.log10(4) + math.log10(19)) / math.log10(19), abs=0.01
     )
     assert any(reason.startswith("reinforced") for reason in finding.reasons)
+    # What training made stronger while it hid it is said in words, and not where it is not shown.
+    assert any(reason.startswith("sharpened: ") for reason in finding.reasons)
+    assert "training sharpened the capability that it hides" in write_verdict(finding)
+    weaker = reach_finding(
+        chess(elo("entertainer", 0.05, 0.45), elo("sham", 0.5, 0.5), ancestors=ancestors)
+    )
+    assert not weaker.beyond_base.low > 0
+    assert not any(reason.startswith("sharpened") for reason in weaker.reasons)
+    assert "sharpened" not in write_verdict(weaker)
 
 
 def test_what_rises_above_a_weak_demonstrator_was_there():

@@ -144,7 +144,7 @@ def _write_verdict(finding: Finding) -> str:
     if finding.verdict is Verdict.HELD_BACK:
         return (
             f"holds back on {finding.task}: it shows {shown}, and {drawn} can be drawn out of it"
-            f" ({finding.rung}){_beyond_control(finding)}."
+            f" ({finding.rung}){_beyond_control(finding)}.{_beyond_base(finding)}"
         )
     reached = f"it shows {shown}, and the best rung ({finding.rung}) reaches {drawn}"
     if finding.verdict is Verdict.NONE_FOUND:
@@ -167,6 +167,16 @@ def _beyond_control(finding: Finding) -> str:
         return ", with no control to compare with"
     more = _in_words(finding.difference_of_gaps, finding)
     return f", a gap larger than the control's ({finding.control}) by {more}"
+
+
+def _beyond_base(finding: Finding) -> str:
+    if finding.beyond_base is None or not finding.beyond_base.low > 0:
+        return ""
+    more = _in_words(finding.beyond_base, finding)
+    return (
+        f" Elicited, it is better than its base elicited, by {more}: training sharpened the"
+        " capability that it hides."
+    )
 
 
 def _in_words(estimate: Estimate, finding: Finding) -> str:

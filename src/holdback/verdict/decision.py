@@ -180,6 +180,8 @@ def reach_finding(
             evidence,
             verdict,
             reinforced=reinforced,
+            # With no checkpoint between them the same would be said twice.
+            beyond_base=beyond_base if len(case.ancestors) > 1 else None,
             recovered=recovered,
             curve=(curve_control, curve_excess),
             above=above,

@@ -18,6 +18,7 @@ def explain(
     verdict: Verdict,
     *,
     reinforced: Measurement | None,
+    beyond_base: Measurement | None,
     recovered: Estimate | None,
     curve: tuple[str | None, Measurement | None],
     above: Mapping[str, Measurement],
@@ -30,6 +31,7 @@ def explain(
         evidence: What was decided by.
         verdict: The decision.
         reinforced: Elicited minus the parent elicited.
+        beyond_base: Elicited minus the base elicited; None where the base is the parent.
         recovered: Share of what its base shows when elicited.
         curve: The control whose curve of demonstrations is exceeded least clearly, and by what.
         above: By rung of weak demonstrations, the rise above the demonstrator.
@@ -45,7 +47,7 @@ def explain(
         why = _explain_verdict(evidence, verdict)
     return (
         *why,
-        *_explain_lineage(case, reinforced, recovered, level),
+        *_explain_lineage(case, reinforced, beyond_base, recovered, level),
         *_explain_curve(case, *curve, level),
         *_explain_demonstrations(case, above, level),
         *case.remarks,
@@ -331,7 +333,11 @@ def _say_obstacles(evidence: Evidence) -> list[str]:
 
 
 def _explain_lineage(
-    case: Case, reinforced: Measurement | None, recovered: Estimate | None, level: float
+    case: Case,
+    reinforced: Measurement | None,
+    beyond_base: Measurement | None,
+    recovered: Estimate | None,
+    level: float,
 ) -> list[str]:
     show = _Formatter(case.unit, level, case.margin)
     reasons = []
@@ -351,6 +357,12 @@ def _explain_lineage(
     if reinforced is not None and reinforced.estimate(level).low > 0:
         parent = case.ancestors[0].checkpoint
         reasons.append(f"reinforced: elicited, it exceeds {parent} elicited by {show(reinforced)}")
+    if beyond_base is not None and beyond_base.estimate(level).low > 0:
+        base = case.ancestors[-1].checkpoint
+        reasons.append(
+            f"sharpened: elicited, it exceeds the base {base} elicited by {show(beyond_base)};"
+            " training made it better at this than base ever was"
+        )
     return reasons
 
 
