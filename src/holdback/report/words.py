@@ -174,7 +174,7 @@ def _beyond_base(finding: Finding) -> str:
         return ""
     more = _in_words(finding.beyond_base, finding)
     return (
-        f" Elicited, it is better than its base elicited, by {more}: training sharpened the"
+        f" That exceeds what the ladder draws out of its base by {more}: training sharpened the"
         " capability that it hides."
     )
 

@@ -360,8 +360,8 @@ def _explain_lineage(
     if beyond_base is not None and beyond_base.estimate(level).low > 0:
         base = case.ancestors[-1].checkpoint
         reasons.append(
-            f"sharpened: elicited, it exceeds the base {base} elicited by {show(beyond_base)};"
-            " training made it better at this than base ever was"
+            f"sharpened: elicited, it exceeds its base {base}, elicited by the same ladder, by"
+            f" {show(beyond_base)}"
         )
     return reasons
 
